@@ -1,0 +1,59 @@
+"""I3D on ResNet-50 (Carreira and Zisserman, CVPR 2017, arXiv:1705.07750; Wang et al., CVPR 2018, arXiv:1711.07971).
+
+An ImageNet ResNet inflated in time: a 5x7x7 stem, every second block with a 3x1x1 convolution, time reduced by 8 early
+on. Input ``(N, 3, T, H, W)``, T = 32 frames, one in two; ``heavy``: T = 8, one in eight, every block inflated and
+time halved once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..layers import NonLocal3d
+from ..registry import register_model
+from .resnet3d import ResNet3d, stage_kernels
+
+TEMPORAL_KERNELS = ((3, 3, 3), (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
+NON_LOCAL_BLOCKS = {2: (1, 3), 3: (1, 3, 5)}  # stage -> blocks that a non-local block follows
+
+
+def _i3d(non_local: str = "", **kwargs: Any) -> ResNet3d:
+    def make_non_local(stage: int, index: int, channels: int) -> nn.Module | None:
+        return NonLocal3d(channels, non_local) if non_local and index in NON_LOCAL_BLOCKS.get(stage, ()) else None
+
+    trunk = {"temporal_kernels": TEMPORAL_KERNELS, "stem_stride": 2, "pool_stride": 2, **kwargs}
+    return ResNet3d(
+        stem_kernel=(5, 7, 7), pool_after_layer1=True, make_after=make_non_local, zero_init_residual=False, **trunk
+    )
+
+
+@register_model
+def i3d_r50_32x2(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50, 32 frames, one in two."""
+    return _i3d(**kwargs)
+
+
+@register_model
+def i3d_heavy_r50_8x8(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50 with all blocks inflated, 8 frames, one in eight."""
+    return _i3d(temporal_kernels=stage_kernels(50, (3, 3, 3, 3)), stem_stride=1, pool_stride=1, **kwargs)
+
+
+@register_model
+def i3d_nldot_r50_32x2(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50 with five dot-product non-local blocks."""
+    return _i3d("dot_product", **kwargs)
+
+
+@register_model
+def i3d_nlgauss_r50_32x2(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50 with five Gaussian non-local blocks."""
+    return _i3d("gaussian", **kwargs)
+
+
+@register_model
+def i3d_nlembgauss_r50_32x2(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50 with five embedded-Gaussian non-local blocks."""
+    return _i3d("embedded_gaussian", **kwargs)

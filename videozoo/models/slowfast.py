@@ -1,0 +1,145 @@
+"""SlowFast (Feichtenhofer et al., ICCV 2019, arXiv:1812.03982).
+
+Two 3-D ResNets on one clip: the slow pathway sees every ``alpha``-th frame with many channels, the fast pathway all
+frames with an eighth of them; lateral convolutions with stride ``alpha`` in time bring fast features to the slow
+pathway. Input ``(N, 3, T, H, W)``, T = 32 frames, one in two, a multiple of ``alpha``; the pathways are made inside.
+Features of a stage are a pair (slow, fast).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..registry import register_model
+from .recognizer import Recognizer, level
+from .resnet3d import ResNet3d, stage_kernels
+
+FAST_WIDTH = 8  # channels of the fast pathway's stem, an eighth of the slow one's
+FUSION_RATIO = 2  # a lateral convolution doubles the fast channels
+
+Pathways = tuple[torch.Tensor, torch.Tensor]
+
+
+class SlowFast(Recognizer):
+    """SlowFast network.
+
+    Args:
+        slow_depth: depth of the slow ResNet.
+        fast_depth: depth of the fast ResNet.
+        alpha: the slow pathway takes one frame in alpha.
+        lateral_kernel: temporal kernel of the lateral convolutions.
+        num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
+    """
+
+    first_conv = ("slow.conv1", "fast.conv1")
+
+    def __init__(
+        self,
+        slow_depth: int,
+        fast_depth: int,
+        *,
+        alpha: int,
+        lateral_kernel: int,
+        num_classes: int = 400,
+        in_chans: int = 3,
+        drop_rate: float = 0.5,
+        init_std: float = 0.01,
+    ):
+        slow_chs, fast_chs = (64, 256, 512, 1024, 2048), (8, 32, 64, 128, 256)
+        names = ("relu", "layer1", "layer2", "layer3", "layer4")
+        super().__init__(
+            num_classes=num_classes,
+            num_features=slow_chs[-1] + fast_chs[-1],
+            in_chans=in_chans,
+            feature_info=[
+                level((slow_chs[i], fast_chs[i]), ((alpha, 2 ** (i + 1)), (1, 2 ** (i + 1))), f"slow.{name}")
+                for i, name in enumerate(names)
+            ],
+            drop_rate=drop_rate,
+            init_std=init_std,
+        )
+        self.alpha = self.min_frames = alpha
+        lateral_chs = [chs * FUSION_RATIO for chs in fast_chs[:4]]
+        self.slow = ResNet3d(
+            stage_kernels(slow_depth, (1, 1, 3, 3)), extra_chs=lateral_chs, num_classes=0, in_chans=in_chans
+        )
+        self.fast = ResNet3d(
+            stage_kernels(fast_depth, (3, 3, 3, 3)),
+            stem_kernel=(5, 7, 7),
+            base_width=FAST_WIDTH,
+            num_classes=0,
+            in_chans=in_chans,
+        )
+        kernel, padding = (lateral_kernel, 1, 1), (lateral_kernel // 2, 0, 0)
+        for i, chs in enumerate(fast_chs[:4], start=1):  # lateral{i} feeds slow.layer{i}
+            conv = nn.Conv3d(chs, chs * FUSION_RATIO, kernel, (alpha, 1, 1), padding, bias=False)
+            setattr(self, f"lateral{i}", conv)
+        self.init_weights()
+
+    def check_input(self, x: torch.Tensor) -> None:
+        super().check_input(x)
+        if x.shape[2] % self.alpha:
+            raise ValueError(
+                f"this SlowFast takes clips of a multiple of {self.alpha} frames (one in {self.alpha} goes to the "
+                f"slow pathway), got {x.shape[2]}"
+            )
+
+    def forward_stage(self, index: int, x: Any) -> Pathways:
+        slow, fast = (x[:, :, :: self.alpha], x) if index == 0 else x
+        if index == 1:  # the stems' pools come before the first lateral connection
+            slow, fast = self.slow.maxpool(slow), self.fast.maxpool(fast)
+        if index > 0:
+            slow = torch.cat((slow, getattr(self, f"lateral{index}")(fast)), dim=1)
+            slow_blocks, fast_blocks = getattr(self.slow, f"layer{index}"), getattr(self.fast, f"layer{index}")
+            return self.run_blocks(slow_blocks, slow), self.run_blocks(fast_blocks, fast)
+        return self.slow.forward_stage(0, slow), self.fast.forward_stage(0, fast)
+
+    def pool(self, x: Pathways) -> torch.Tensor:
+        slow, fast = x
+        return torch.cat((fast.mean((2, 3, 4)), slow.mean((2, 3, 4))), dim=1)  # fast first, as in the published heads
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        block = r"^(?:(?:slow|fast)\.layer|lateral)(\d+)" + ("" if coarse else r"(?:\.(\d+))?")
+        return {"stem": r"^(?:slow|fast)\.(?:conv1|bn1)\.", "blocks": block}
+
+    def init_weights(self) -> None:
+        self.slow.init_weights()
+        self.fast.init_weights()
+        for conv in (self.lateral1, self.lateral2, self.lateral3, self.lateral4):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(self.fc, nn.Linear):
+            nn.init.normal_(self.fc.weight, std=self.init_std)
+            nn.init.zeros_(self.fc.bias)
+
+
+@register_model
+def slowfast_r50_4x16(**kwargs: Any) -> SlowFast:
+    """SlowFast, ResNet-50; the slow pathway takes 4 of 32 frames."""
+    return SlowFast(50, 50, **{"alpha": 8, "lateral_kernel": 5, **kwargs})
+
+
+@register_model
+def slowfast_r50_8x8(**kwargs: Any) -> SlowFast:
+    """SlowFast, ResNet-50; the slow pathway takes 8 of 32 frames."""
+    return SlowFast(50, 50, **{"alpha": 4, "lateral_kernel": 7, **kwargs})
+
+
+@register_model
+def slowfast_r101_8x8(**kwargs: Any) -> SlowFast:
+    """SlowFast, ResNet-101 in both pathways; the slow one takes 8 of 32 frames."""
+    return SlowFast(101, 101, **{"alpha": 4, "lateral_kernel": 7, **kwargs})
+
+
+@register_model
+def slowfast_r101r50_4x16(**kwargs: Any) -> SlowFast:
+    """SlowFast, slow ResNet-101, fast ResNet-50; the slow pathway takes 4 of 32 frames."""
+    return SlowFast(101, 50, **{"alpha": 8, "lateral_kernel": 5, **kwargs})
+
+
+@register_model
+def slowfast_r152r50_4x16(**kwargs: Any) -> SlowFast:
+    """SlowFast, slow ResNet-152, fast ResNet-50; the slow pathway takes 4 of 32 frames."""
+    return SlowFast(152, 50, **{"alpha": 8, "lateral_kernel": 5, **kwargs})
