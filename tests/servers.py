@@ -59,9 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
 class FileServer(_Server):
     """Serves `files` (path -> bytes) with ETag, ranges and If-Range, unless a fault is due.
 
-    `faults[path]` is a queue; each request for the path takes one and meets it: ("status", code, headers),
+    `faults[path]` is a queue of which each request for the path meets one: ("status", code, headers),
     ("truncate", n) (n bytes, then the end), ("reset", n) (n bytes, then a TCP reset), ("stall", n) (n bytes, then nothing
-    until `release` is set), ("etag", text, new content from now on), None (none). `always[path]` is a fault that stays.
+    until `release` is set), ("none",). `always[path]` is a fault that stays.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
 """Frames, sampling and transforms. Knows no model; decoders are imported when a file is opened."""
 
 from .config import DATA_DEFAULTS, TRAIN_DEFAULTS, resolve_data_config, resolve_model_data_config
-from .reader import ArrayReader, ImageFolderReader, PyAVReader, TorchcodecReader, VideoError, VideoReader, open_video
+from .pyav import PyAVReader
+from .reader import ArrayReader, ImageFolderReader, TorchcodecReader, VideoError, VideoReader, open_video
 from .resize import rescale_size, resize_bilinear_cv2
 from .sampling import ava_clip, dense_clips, proposal_clips, sample_views, uniform_clips, untrimmed_clips
 from .transforms import ClipTransform, ClipViews, create_transform

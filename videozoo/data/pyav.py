@@ -1,0 +1,301 @@
+"""The default reader: PyAV, frame-accurate, with sparse access that decodes no more than the key frames demand.
+
+One pass over the packets, without decoding, gives the time stamp of every frame and the key frames. Frames are then
+known by their time stamp, and reading seeks to the key frame before each group of wanted frames. Where time stamps
+cannot be relied on (AVI and raw streams, damaged files, a header that claims another number of frames) the file is
+decoded once to count, and frames are known by their place in the decoding order from the start.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .reader import BaseReader, VideoError
+
+__all__ = ["PyAVReader"]
+
+# Containers that store presentation times, and codecs that show exactly one frame per packet.
+_TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "mpegts", "flv"}
+_ONE_FRAME_PER_PACKET = {"h264", "hevc", "mpeg4", "mjpeg", "vp9", "av1"}
+_SEEK_WORTH = 8  # packets: a shorter gap is decoded through
+
+
+@dataclass
+class _Index:
+    """Packets of a well-behaved file. Positions count packets in decoding order."""
+
+    shown: list[int]  # time stamps of the frames, increasing: frame i is the one with shown[i]
+    position: dict[int, int]  # time stamp -> position
+    keys: list[tuple[int, int, int]]  # key frames: (time stamp, position, time stamp to seek to)
+
+    def key_before(self, stamp: int) -> tuple[int, int, int]:
+        """The last key frame that is shown no later and decoded no later than the frame `stamp`."""
+        place = bisect.bisect_right(self.keys, (stamp, len(self.position), 0)) - 1
+        while self.keys[place][1] > self.position[stamp]:
+            place -= 1
+        return self.keys[place]
+
+
+class PyAVReader(BaseReader):
+    """Video file reader; see `open_video`.
+
+    `len` is the number of frames that decode, for ordinary files without decoding. Where frames turn out not to decode
+    while they are read, the file is counted anew with a warning; indices beyond the new length are a `VideoError`, and
+    reading goes on with the new numbers. Frames come upright: the rotation that phones store is applied.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, num_threads: int = 0) -> None:
+        self.path = os.fspath(path)
+        self._threads = num_threads
+        self._container: Any = None
+        self._open()
+        self._index = self._scan()
+        if self._index is None:
+            self._count_by_decoding()
+        else:
+            self._count = len(self._index.shown)
+        self._look_at_first_frame()
+
+    def close(self) -> None:
+        """Close the file; reading afterwards opens it again."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    # Opening and indexing
+
+    def _open(self) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self.close()
+        try:
+            # An absolute path cannot be taken for a protocol, and playlists cannot reach beyond local files.
+            container = av.open(os.path.abspath(self.path), options={"protocol_whitelist": "file"})
+        except (av.error.FFmpegError, OSError) as err:
+            raise VideoError(self.path, f"not a video file, or damaged beyond reading ({err}).") from err
+        attached = av.stream.Disposition.attached_pic
+        streams = [s for s in container.streams.video if not s.disposition & attached and s.codec_context is not None]
+        if not streams:
+            kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+            container.close()
+            raise VideoError(self.path, f"holds no video stream, only {', '.join(kinds)}.")
+        if container.format.name == "tty":  # FFmpeg renders plain text as a video of a terminal
+            container.close()
+            raise VideoError(self.path, "is a text file, not a video.")
+        self._container, self._stream = container, streams[0]
+        self._codec = self._stream.codec_context
+        self._codec.thread_type, self._codec.thread_count = "AUTO", self._threads
+        self._reformatter = VideoReformatter()
+        self._packets = self._demux()
+        self._position: int | None = 0  # of the next packet; None: unknown, or the decoder is drained
+        self._gone: set[int] = set()  # time stamps that this pass of the decoder will not give (any more)
+        self._passed = 0  # frames given since the start, for reading in order
+        self._ordered: Iterator[Any] | None = None
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else 0.0
+
+    def _demux(self) -> Iterator[Any]:
+        """Packets with data, then None. A file that breaks off ends there."""
+        import av
+
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                packet = None
+            if packet is None or (packet.size == 0 and packet.dts is None):
+                yield None
+                return
+            if packet.size:
+                yield packet
+
+    def _scan(self) -> _Index | None:
+        """Read all packets once; None where they do not tell which frames there are."""
+        packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in self._demux_all()]
+        stamps = [pts for pts, *_ in packets]
+        claimed = self._stream.frames
+        plain = (
+            packets
+            and not _TIMED_FORMATS.isdisjoint(self._container.format.name.split(","))
+            and self._codec.name in _ONE_FRAME_PER_PACKET
+            and None not in stamps
+            and len(set(stamps)) == len(stamps)
+            and not any(corrupt for *_, corrupt in packets)
+            and packets[0][2]  # begins with a key frame, and shows nothing before it
+            and min(stamps) == stamps[0]
+            and claimed in (0, len(packets))
+        )
+        if not plain:
+            return None
+        keys = sorted(
+            (pts, position, pts if dts is None else dts)
+            for position, (pts, dts, is_key, *_) in enumerate(packets)
+            if is_key
+        )
+        shown = sorted(pts for pts, _, _, discarded, _ in packets if not discarded)
+        return _Index(shown, {pts: position for position, pts in enumerate(stamps)}, keys)
+
+    def _demux_all(self) -> Iterator[Any]:
+        self._position = None
+        return (packet for packet in self._packets if packet is not None)
+
+    def _count_by_decoding(self) -> None:
+        """Fall back to reading in order from the start, and find out how many frames that gives."""
+        self._index = None
+        self._open()
+        self._broken = 0
+        self._count = sum(1 for _ in self._frames_in_order())
+        if self._broken and self._count:
+            warnings.warn(
+                f"{self.path}: the file is damaged or cut off; {self._broken} packets do not decode, "
+                f"the {self._count} frames that do are used.",
+                stacklevel=3,
+            )
+        self._open()
+
+    def _look_at_first_frame(self) -> None:
+        """Size and rotation, which only a decoded frame tells for certain."""
+        first = None
+        if self._index is not None:
+            self._seek(self._index.keys[0])
+            first = next(iter([*self._decode(next(self._packets)), *self._decode(None)]), None)
+            self._position = None
+        elif self._count:
+            first = next(self._frames_in_order(), None)
+            self._open()
+        if first is None:
+            raise VideoError(self.path, "no frame decodes: the file is damaged or cut off too early.")
+        self._size = first.width, first.height
+        self._quarter_turns = round(first.rotation / 90) % 4
+        self.width, self.height = self._size[::-1] if self._quarter_turns % 2 else self._size
+
+    # Reading
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        if self._container is None:
+            self._open()
+            self._position = None
+        out = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        if self._index is not None:
+            if self._read_by_stamp(indices, out):
+                return out
+            self._count_by_decoding()
+            if indices[-1] >= self._count:
+                raise VideoError(
+                    self.path, f"frame {indices[-1]} does not exist: only {self._count} frames decode. Sample again."
+                )
+        self._read_in_order(indices, out)
+        return out
+
+    def _read_by_stamp(self, indices: np.ndarray, out: np.ndarray) -> bool:
+        """Fill `out`; False if a frame does not come although its packet is there."""
+        index = self._index
+        wanted = {index.shown[i]: row for row, i in enumerate(indices)}
+        groups: dict[tuple[int, int, int], list[int]] = {}
+        for stamp in wanted:
+            groups.setdefault(index.key_before(stamp), []).append(stamp)
+        last = max(index.position[stamp] for stamp in wanted)
+        for key in sorted(groups, key=lambda key: key[1]):
+            group = groups[key]
+            ahead = self._position is not None and self._position + _SEEK_WORTH >= key[1]
+            if not ahead or not self._gone.isdisjoint(group):
+                self._seek(key)
+            if not self._decode_group({stamp: wanted[stamp] for stamp in group}, wanted, last, out):
+                return False
+        return True
+
+    def _decode_group(self, group: dict[int, int], wanted: dict[int, int], last: int, out: np.ndarray) -> bool:
+        """Decode on until all of `group` (time stamp -> row of `out`) has come; False at the end of the file."""
+        group = dict(group)
+        for packet in self._packets:
+            if packet is None:
+                self._position = None
+            else:
+                self._skip_unneeded(packet.pts, wanted, last)
+                self._position += 1
+            for frame in self._decode(packet):
+                self._gone.add(frame.pts)
+                row = wanted.get(frame.pts)
+                if row is not None:
+                    self._convert(frame, out[row])
+                    group.pop(frame.pts, None)
+            if not group:
+                return True
+        return False
+
+    def _skip_unneeded(self, stamp: int, wanted: dict[int, int], last: int) -> None:
+        """H.264 frames that no other frame refers to need not be decoded unless they are wanted."""
+        if self._codec.name == "h264":
+            skip = stamp not in wanted and self._position < last
+            self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
+            if skip:
+                self._gone.add(stamp)
+
+    def _seek(self, key: tuple[int, int, int]) -> None:
+        """Make the packets go on at key frame `key`, or at an earlier packet where the container cannot do better."""
+        import av
+
+        self._gone = set()
+        try:
+            self._container.seek(key[2], stream=self._stream)
+            packets = self._demux()
+            first = next(packets)
+        except av.error.FFmpegError:
+            first = None
+        position = None if first is None else self._index.position.get(first.pts)
+        if position is None or position > key[1]:
+            self._open()
+            return
+        self._position = position
+        self._packets = _chain(first, packets)
+
+    def _read_in_order(self, indices: np.ndarray, out: np.ndarray) -> None:
+        if self._ordered is None or indices[0] < self._passed:
+            self._open()
+            self._ordered = self._frames_in_order()
+        rows = {int(index): row for row, index in enumerate(indices)}
+        while self._passed <= indices[-1]:
+            frame = next(self._ordered, None)
+            if frame is None:
+                raise VideoError(self.path, f"frame {self._passed} of {self._count} no longer decodes: has the file changed?")
+            row = rows.get(self._passed)
+            if row is not None:
+                self._convert(frame, out[row])
+            self._passed += 1
+
+    def _frames_in_order(self) -> Iterator[Any]:
+        self._codec.thread_type = "SLICE"  # frame threads may treat damaged packets differently from run to run
+        for packet in self._packets:
+            yield from self._decode(packet)
+
+    def _decode(self, packet: Any) -> list[Any]:
+        import av
+
+        try:
+            return self._codec.decode(packet)
+        except av.error.FFmpegError:
+            self._broken = getattr(self, "_broken", 0) + 1
+            return []
+
+    def _convert(self, frame: Any, out: np.ndarray) -> None:
+        """RGB of a decoded frame into `out`, upright, scaled only where the size changes within the file."""
+        width, height = self._size
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
+        plane = rgb.planes[0]
+        image = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : width * 3]
+        image = image.reshape(height, width, 3)
+        out[:] = np.rot90(image, self._quarter_turns) if self._quarter_turns else image
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
