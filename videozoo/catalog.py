@@ -254,12 +254,13 @@ def entries() -> dict[str, Entry]:
 
 @cache
 def _by_any_name() -> dict[str, str]:
-    """Default names, aliases and upstream names to full names."""
+    """Default names, aliases, upstream names and published file names to full names."""
     index = {}
     for entry in entries().values():
         if entry.default:
             index[entry.name] = entry.full_name
-        for name in (entry.alias, *entry.upstream):
+        published_file = entry.url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        for name in (entry.alias, *entry.upstream, published_file):
             if name:
                 index[name] = entry.full_name
     return index

@@ -22,7 +22,8 @@ def split_scheme(name: str) -> tuple[str, str]:
     scheme, colon, rest = name.partition(":")
     if colon and scheme.lower() in SCHEMES:
         if not rest:
-            raise ValueError(f"{name!r} names nothing: write {scheme.lower()}:<{'folder' if 'dir' in scheme else 'id'}>")
+            target = "<folder>" if scheme.lower() == "local-dir" else "<org/repo>"
+            raise ValueError(f"{name!r} names nothing: write {scheme.lower()}:{target}")
         return scheme.lower(), rest
     if not name:
         raise ValueError("the model name is empty: see videozoo.list_models()")

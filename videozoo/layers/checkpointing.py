@@ -13,15 +13,16 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Normalise by the batch as before, but do not update running statistics a second time."""
+    """Normalise by the batch as before, but do not count it into the running statistics a second time."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def checkpoint_block(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
