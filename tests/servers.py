@@ -60,8 +60,8 @@ class FileServer(_Server):
     """Serves `files` (path -> bytes) with ETag, ranges and If-Range, unless a fault is due.
 
     `faults[path]` is a queue of which each request for the path meets one: ("status", code, headers),
-    ("truncate", n) (n bytes, then the end), ("reset", n) (n bytes, then a TCP reset), ("stall", n) (n bytes, then nothing
-    until `release` is set), ("none",). `always[path]` is a fault that stays.
+    ("truncate", n) (n bytes, then the end), ("reset", n) (n bytes, then a TCP reset), ("stall", n) (n bytes, then
+    nothing until `release` is set), ("none",). `always[path]` is a fault that stays.
     """
 
     def __init__(self) -> None:
@@ -73,6 +73,7 @@ class FileServer(_Server):
         self.release = threading.Event()
         self.ranges = True  # whether Range is honoured
         self.if_range = True  # whether If-Range is honoured
+        self.shift = 0  # added to where a range should begin
         self.validators = True  # whether ETag is sent
 
     def ranges_asked(self, path: str) -> list[str]:
@@ -99,7 +100,7 @@ class _FileHandler(_Handler):
         start = 0
         same = not self.server.if_range or self.headers["If-Range"] in (None, etag)
         if asked and self.server.ranges and same:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) + self.server.shift
             if start >= len(content):
                 return self.answer(416, Content_Range=f"bytes */{len(content)}")
             headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"

@@ -98,8 +98,14 @@ def test_always_truncated_gives_up_and_keeps_the_part(server, tmp_path):
     assert "weights.pth.part" in left_over(tmp_path)
 
 
-@pytest.mark.parametrize("if_range", [True, False])
-def test_file_that_changes_between_attempts_is_fetched_anew(server, tmp_path, if_range):
+def test_range_that_begins_elsewhere_is_not_trusted(server, tmp_path):
+    server.shift = -1
+    server.faults[PATH].append(("truncate", 1_000_000))
+    assert fetch(server, tmp_path, hash_prefix="").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("if_range", "requests"), [(True, 2), (False, 3)])
+def test_file_that_changes_between_attempts_is_fetched_anew(server, tmp_path, if_range, requests):
     """Never the beginning of one file and the end of another, also if the server ignores If-Range."""
     server.if_range = if_range
     server.files[PATH] = bytes(len(CONTENT))
@@ -108,6 +114,7 @@ def test_file_that_changes_between_attempts_is_fetched_anew(server, tmp_path, if
         fetch(server, tmp_path, retries=0)
     server.files[PATH] = CONTENT
     assert fetch(server, tmp_path, hash_prefix="").read_bytes() == CONTENT
+    assert len(server.log) == requests
 
 
 def test_file_that_shrinks_between_attempts_is_fetched_anew(server, tmp_path):
@@ -205,8 +212,9 @@ def test_offline_means_no_request(server, tmp_path, monkeypatch, value):
 
 
 def start(server, folder):
-    code = f"from videozoo.download import fetch_url; fetch_url({server.url + PATH!r}, {str(folder / 'weights.pth')!r})"
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    call = f"fetch_url({server.url + PATH!r}, {str(folder / 'weights.pth')!r}, hash_prefix={HASH!r})"
+    code = f"from videozoo.download import fetch_url; print('ready', flush=True); {call}"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for(condition, seconds=60.0):
@@ -234,13 +242,26 @@ def test_killed_download_is_resumed_by_the_next(server, tmp_path, how):
 
 def test_finished_but_unnamed_part_needs_no_request(server, tmp_path):
     """As a crash between the last byte and the renaming leaves it."""
-    server.faults[PATH].append(("stall", len(CONTENT) - 1))
-    process = start(server, tmp_path)
+    server.faults[PATH].append(("truncate", len(CONTENT) - 1))
+    with pytest.raises(DownloadError):
+        fetch(server, tmp_path, retries=0)
     part = tmp_path / "weights.pth.part"
-    wait_for(lambda: part.exists() and part.stat().st_size == len(CONTENT) - 1)
-    process.kill()
-    process.communicate()
-    server.release.set()
+    assert part.read_bytes() == CONTENT[:-1]
     part.write_bytes(CONTENT)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert len(server.log) == 1
+
+
+def test_processes_that_want_the_same_file_fetch_it_once(server, tmp_path):
+    server.faults[PATH].append(("stall", 900_000))
+    processes = [start(server, tmp_path) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    wait_for(lambda: server.log)
+    server.release.set()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    assert server.ranges_asked(PATH).count("") == 1
+    assert left_over(tmp_path) == ["weights.pth"]

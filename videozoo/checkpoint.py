@@ -1,7 +1,7 @@
 """Checkpoint files: reading without running code from them, hashes, strict loading, atomic writing.
 
 Nothing here knows a model family or the catalog. Torch files of every age (zip and the serialisation before torch 1.6)
-and safetensors are recognised by content, whatever their name.
+and safetensors are recognised by content, whatever their name; so are pickles of numpy arrays, as Caffe2 left them.
 """
 
 import argparse
@@ -25,9 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "module")
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "module", "blobs")
 _PREFIXES = ("module.", "_orig_mod.")
 _COUNTER = "num_batches_tracked"
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # begins torch files before 1.6, which are pickles as well
+_PICKLE_STARTS = (*(bytes((0x80, protocol)) for protocol in range(2, 6)), b"(d", b"}")
 _BROKEN = (  # what torch, zipfile and the restricted unpickler raise for damaged bytes
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -93,6 +95,35 @@ _SAFE_GLOBALS: dict[str, Any] = {
 _safe_globals_lock = threading.Lock()  # torch keeps its allow-list in one process-wide set
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r} are not read")
+    return text.encode("latin1")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Numpy values of plain types, containers, strings and numbers; any other name is refused.
+
+    Names become functions made for this file, so that a crafted pickle cannot change a class that others use.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full == "numpy.dtype":
+            return lambda code, *_: _PlainDtype(code)
+        if full in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"):
+            return lambda *_: _new_array()
+        if full in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
+            return lambda dtype, data: _new_scalar(dtype, data.encode("latin1") if isinstance(data, str) else data)
+        if full == "_codecs.encode":
+            return lambda text, encoding: _encode(text, encoding)
+        if full == "collections.OrderedDict":
+            return lambda *items: dict(*items)
+        if full == "numpy.ndarray":  # only ever passed to _reconstruct
+            return None
+        raise pickle.UnpicklingError(f"GLOBAL {full} was not an allowed global")
+
+
 @contextlib.contextmanager
 def _allowed_globals() -> Iterator[None]:
     with _safe_globals_lock, torch.serialization.safe_globals([(obj, name) for name, obj in _SAFE_GLOBALS.items()]):
@@ -100,11 +131,12 @@ def _allowed_globals() -> Iterator[None]:
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
-    """The object stored in a safetensors or torch file, with tensors on the CPU.
+    """The object stored in a safetensors or torch file or in a pickle of numpy arrays, with tensors on the CPU.
 
     Torch files are read with `weights_only=True` and a short list of inert metadata types (numpy numbers and arrays,
-    dates, `argparse.Namespace`). Zip files are checked against their own checksums and mapped rather than copied, so
-    the file must not be rewritten in place while the tensors are in use.
+    dates, `argparse.Namespace`). Pickles without torch, of Python 2 too, may hold numpy arrays, containers, strings and
+    numbers; arrays, and numbers that are values of a dict, become tensors. Zip files are checked against their own
+    checksums and mapped rather than copied, so the file must not be rewritten in place while the tensors are in use.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -123,6 +155,8 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         raise CheckpointError(f"{path} {foreign}")
     if path.suffix == ".safetensors" or _looks_like_safetensors(head, size):
         return _read_safetensors(path)
+    if head.startswith(_PICKLE_STARTS) and _TORCH_MAGIC not in head[:64]:
+        return _read_pickle(path)
     return _read_torch(path, zipped=head.startswith(b"PK\x03\x04"))
 
 
@@ -165,14 +199,43 @@ def _read_torch(path: Path, zipped: bool) -> Any:
     except _BROKEN as error:
         blocked = _blocked_globals(path, zipped, str(error))
         if blocked:
-            raise CheckpointError(
-                f"{path} was not read because it refers to {', '.join(blocked)}: videozoo does not run code from "
-                "checkpoints; if you trust the file, load it with its own library and save the state dict alone."
-            ) from error
+            raise CheckpointError(_refusal(path, blocked)) from error
         raise CheckpointError(
             f"{path} is no readable torch checkpoint ({_first_line(error)}); if it should be one, it is damaged or "
             "incomplete: download or copy it again."
         ) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _with_tensors(_PlainUnpickler(file, encoding="latin1").load())
+    except _BROKEN as error:
+        blocked = _blocked_globals(path, False, str(error))
+        if blocked:
+            raise CheckpointError(_refusal(path, blocked)) from error
+        raise CheckpointError(
+            f"{path} is a damaged or incomplete pickle ({_first_line(error)}): download or copy it again."
+        ) from error
+
+
+def _with_tensors(obj: Any) -> Any:
+    """Arrays as tensors, and in dicts numbers as well; containers are made anew."""
+    if isinstance(obj, np.ndarray):
+        return torch.from_numpy(np.array(obj, obj.dtype.newbyteorder("="))) if obj.dtype.kind in "biufc" else obj
+    if isinstance(obj, list | tuple):
+        return type(obj)(_with_tensors(item) for item in obj)
+    if isinstance(obj, dict):
+        numbers = (bool, int, float, np.generic)
+        return {k: torch.tensor(v) if isinstance(v, numbers) else _with_tensors(v) for k, v in obj.items()}
+    return obj
+
+
+def _refusal(path: Path, blocked: list[str]) -> str:
+    return (
+        f"{path} was not read because it refers to {', '.join(blocked)}: videozoo does not run code from checkpoints; "
+        "if you trust the file, load it with its own library and save the state dict alone."
+    )
 
 
 def _zip_damage(path: Path) -> str:
@@ -209,9 +272,9 @@ def state_dict_of(obj: Any, container: str = "") -> dict[str, Tensor]:
 
     `container` is the key that holds it, with dots for nesting (`"model.backbone"`). A bare dict of tensors is taken as
     it is, whatever `container` says. Without `container` the first of `state_dict_ema`, `model_ema`, `state_dict`,
-    `model_state`, `model`, `module` that holds a dict is taken: averaged weights before raw ones. (`ema_state_dict` is
-    not among them: the trainer that writes it stores the raw copy there.) Flattened copies, `ema_layer_weight` beside
-    `layer.weight`, are dropped.
+    `model_state`, `model`, `module`, `blobs` that holds a dict is taken: averaged weights before raw ones.
+    (`ema_state_dict` is not among them: the trainer that writes it stores the raw copy there.) Flattened copies,
+    `ema_layer_weight` beside `layer.weight`, are dropped.
 
     Raises CheckpointError if there is no such dict, or if it holds anything but tensors.
     """

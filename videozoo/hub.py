@@ -7,6 +7,7 @@ Works on plain values: an *entry* is anything with the attributes of `catalog.En
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,8 @@ def pretrained_state(
     repo_id = entry.hf_hub_id or f"{os.environ.get('VIDEOZOO_HUB_ORG') or 'videozoo'}/{entry.full_name}"
     reasons = []
     try:
-        return hub_state(repo_id, entry.revision, cache_dir, sha256=entry.sha256)
+        path = _hub_file(repo_id, WEIGHTS, entry.revision, cache_dir, patient=False)
+        return _checked_state(path, repo_id, entry.sha256)
     except HubError as error:
         _log.info("%s", error)
         reasons.append(f"Hub: {error}")
@@ -168,16 +170,19 @@ def hub_config(repo_id: str, revision: str | None = None, cache_dir: str | os.Pa
 
 
 def hub_state(
-    repo_id: str, revision: str | None = None, cache_dir: str | os.PathLike | None = None, *, sha256: str = ""
+    repo_id: str, revision: str | None = None, cache_dir: str | os.PathLike | None = None
 ) -> dict[str, Tensor]:
     """Weights of a Hub repository (`model.safetensors`), by key.
 
     A `revision` of 40 hexadecimal digits that is in the Hub client's cache is read without any network call; a branch
-    costs one. With `sha256`, the file is checked; a wrong or unreadable one is removed from the Hub client's cache.
+    costs one. An unreadable file is removed from the Hub client's cache.
 
-    Raises HubError if the file cannot be had, CheckpointError if it is unreadable or not the expected one.
+    Raises HubError if the file cannot be had, CheckpointError if it is unreadable.
     """
-    path = _hub_file(repo_id, WEIGHTS, revision, cache_dir)
+    return _checked_state(_hub_file(repo_id, WEIGHTS, revision, cache_dir), repo_id)
+
+
+def _checked_state(path: Path, repo_id: str, sha256: str = "") -> dict[str, Tensor]:
     try:
         if sha256:
             verify_hash(path, sha256)
@@ -189,21 +194,48 @@ def hub_state(
         raise CheckpointError(f"{error} (From Hub repository {repo_id}; the cached file was removed.)") from error
 
 
-def _hub_file(repo_id: str, filename: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Path:
-    from huggingface_hub import hf_hub_download
+def _hub_file(
+    repo_id: str, filename: str, revision: str | None, cache_dir: str | os.PathLike | None, patient: bool = True
+) -> Path:
+    """A file of a Hub repository in the client's cache; `patient=False` asks a Hub that fails to answer only once."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    cache = Path(cache_dir).expanduser() / "hub" if cache_dir else None
     with _hub_errors(repo_id, filename, revision):
-        return Path(
-            hf_hub_download(
+        if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            cached = try_to_load_from_cache(repo_id, filename, cache, revision)
+            if isinstance(cached, str):
+                return Path(cached)
+        problem = None if patient or is_offline() else _hub_problem(repo_id, filename, revision)
+        try:
+            path = hf_hub_download(
                 repo_id,
                 filename,
                 revision=revision or None,
-                cache_dir=Path(cache_dir).expanduser() / "hub" if cache_dir else None,
+                cache_dir=cache,
                 library_name="videozoo",
                 library_version=__version__,
-                local_files_only=is_offline(),
+                local_files_only=is_offline() or problem is not None,
             )
-        )
+        except LocalEntryNotFoundError as error:
+            if problem is not None:
+                raise problem from error
+            raise
+    return Path(path)
+
+
+def _hub_problem(repo_id: str, filename: str, revision: str | None) -> Exception | None:
+    """Why the Hub does not offer the file, found with one request; `hf_hub_download` would repeat it for 20 seconds."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HTTPError
+
+    url = hf_hub_url(repo_id, filename, revision=revision or None)
+    try:
+        get_hf_file_metadata(url, library_name="videozoo", library_version=__version__)
+    except (HTTPError, OSError) as error:
+        return error
+    return None
 
 
 @contextmanager
@@ -236,12 +268,14 @@ def _hub_reason(error: Exception, repo_id: str, filename: str, revision: str | N
     if isinstance(error, errors.LocalEntryNotFoundError):
         if is_offline() or constants.HF_HUB_OFFLINE:
             return f"{filename} of Hub repository {repo_id}{at} is not cached and HF_HUB_OFFLINE is set; unset it."
-        cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
-        return f"The Hub at {constants.ENDPOINT} cannot be reached for {repo_id}{cause}; check network and HF_ENDPOINT."
+        error = error.__cause__ or error
     if isinstance(error, errors.EntryNotFoundError):
         return f"Hub repository {repo_id}{at} has no file {filename}; it should hold {CONFIG} and {WEIGHTS}."
     if status in (401, 403):
         return f"The Hub does not allow this for {repo_id}; {login}, with a token that has the right to do it."
+    if status is None:
+        cause = f"{constants.ENDPOINT}: {_first_line(error)}"
+        return f"The Hub cannot be reached for {repo_id}{at} ({cause}); check the network and HF_ENDPOINT."
     return f"The Hub call for {repo_id}{at} failed ({_first_line(error)}); try again later."
 
 
