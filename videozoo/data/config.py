@@ -33,7 +33,7 @@ DATA_DEFAULTS: dict[str, Any] = {
 TRAIN_DEFAULTS: dict[str, Any] = {
     "train_crop": "random_resized_crop",  # | "multi_scale_crop" | "center"
     "scales": (1.0, 0.875, 0.75, 0.66),  # the rest of this block: see `multi_scale_crop`
-    "scale_gap": 1,
+    "max_scale_gap": 1,
     "fixed_crops": 5,
     "area": (0.08, 1.0),  # these two: see `random_resized_crop`
     "aspect": (3 / 4, 4 / 3),
@@ -41,11 +41,10 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "color_jitter": None,  # (brightness, contrast, saturation, hue)
 }
 _TOP_KEYS = ("in_chans", "modality", "mean", "std", "value_range", "channel_order", "interpolation", "resize_backend")
-_SAMPLING_KEYS = {"kind": "sampling", "frames": "num_frames", "stride": "stride", "segments": "segments", "stack": "stack"}
-_TEST_KEYS = {
-    "kind": "sampling", "clips": "clips", "segments": "segments", "twice": "twice_sample", "positions": "positions",
-    "resize": "resize", "crops": "crops", "size": "size", "average": "average",
-}  # fmt: skip
+_SAMPLING_KEYS = {"kind": "sampling", "frames": "num_frames"} | {key: key for key in ("stride", "segments", "stack")}
+_TEST_KEYS = {"kind": "sampling", "twice": "twice_sample"} | {
+    key: key for key in ("clips", "segments", "positions", "resize", "crops", "size", "average")
+}
 _TRAIN_KEYS = {"crop": "train_crop", "kind": "sampling", "segments": "segments", "resize": "resize", "size": "size"} | {
     key: key for key in TRAIN_DEFAULTS if key != "train_crop"
 }
@@ -60,9 +59,10 @@ def resolve_data_config(
 ) -> dict[str, Any]:
     """Everything the transforms need, as one flat dict with the keys of `DATA_DEFAULTS`.
 
-    Priority: `args`, then `pretrained_cfg` (else `model.pretrained_cfg`), then the defaults; None in `args` means unset.
-    `use_test_size=True` gives the entry's test protocol; False its training protocol: one clip or segment set per video,
-    the training crop size, and the keys of `TRAIN_DEFAULTS` on top. An unknown key in `args` is a TypeError.
+    Priority: `args`, then `pretrained_cfg` (else `model.pretrained_cfg`), then the defaults; None in `args` means
+    unset. `use_test_size=True` gives the entry's test protocol, and leaves keys of `TRAIN_DEFAULTS` in `args` alone;
+    False its training protocol: one clip or segment set per video, the training crop size, and the keys of
+    `TRAIN_DEFAULTS` on top. An unknown key in `args` is a TypeError.
     """
     if pretrained_cfg is None:
         pretrained_cfg = getattr(model, "pretrained_cfg", None) or {}

@@ -23,7 +23,7 @@ __all__ = ["PyAVReader"]
 
 # Containers that store presentation times, and codecs that show exactly one frame per packet.
 _TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "mpegts", "flv"}
-_ONE_FRAME_PER_PACKET = {"h264", "hevc", "mpeg4", "mjpeg", "vp9", "av1"}
+_ONE_FRAME_PER_PACKET = {"h264", "hevc", "mjpeg", "vp9", "av1", "libdav1d"}
 _SEEK_WORTH = 8  # packets: a shorter gap is decoded through
 
 
@@ -33,7 +33,7 @@ class _Index:
 
     shown: list[int]  # time stamps of the frames, increasing: frame i is the one with shown[i]
     position: dict[int, int]  # time stamp -> position
-    keys: list[tuple[int, int, int]]  # key frames: (time stamp, position, time stamp to seek to)
+    keys: list[tuple[int, int, int]]  # key frames: (time stamp, position, decoding time stamp)
 
     def key_before(self, stamp: int) -> tuple[int, int, int]:
         """The last key frame that is shown no later and decoded no later than the frame `stamp`."""
@@ -55,16 +55,27 @@ class PyAVReader(BaseReader):
         self.path = os.fspath(path)
         self._threads = num_threads
         self._container: Any = None
+        self._broken = 0  # packets that did not decode
         self._open()
         self._index = self._scan()
-        if self._index is None:
-            self._count_by_decoding()
-        else:
+        first = None
+        if self._index is not None:
             self._count = len(self._index.shown)
-        self._look_at_first_frame()
+            first = self._first_frame()
+        if first is None:
+            first = self._count_by_decoding()
+        if first is None:
+            self.close()
+            raise VideoError(self.path, "no frame decodes: the file is damaged or cut off too early.")
+        self._size = first.width, first.height  # size and rotation are only certain once a frame is decoded
+        self._quarter_turns = round(first.rotation / 90) % 4
+        self.width, self.height = self._size[::-1] if self._quarter_turns % 2 else self._size
 
     def close(self) -> None:
-        """Close the file; reading afterwards opens it again."""
+        super().close()
+        self._release()
+
+    def _release(self) -> None:
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -75,12 +86,14 @@ class PyAVReader(BaseReader):
         import av
         from av.video.reformatter import VideoReformatter
 
-        self.close()
+        self._release()
         try:
             # An absolute path cannot be taken for a protocol, and playlists cannot reach beyond local files.
             container = av.open(os.path.abspath(self.path), options={"protocol_whitelist": "file"})
         except (av.error.FFmpegError, OSError) as err:
-            raise VideoError(self.path, f"not a video file, or damaged beyond reading ({err}).") from err
+            raise VideoError(
+                self.path, f"not a video file, or damaged beyond reading ({err.strerror or err})."
+            ) from err
         attached = av.stream.Disposition.attached_pic
         streams = [s for s in container.streams.video if not s.disposition & attached and s.codec_context is not None]
         if not streams:
@@ -95,6 +108,7 @@ class PyAVReader(BaseReader):
         self._codec.thread_type, self._codec.thread_count = "AUTO", self._threads
         self._reformatter = VideoReformatter()
         self._packets = self._demux()
+        self._began = 0  # position where decoding started
         self._position: int | None = 0  # of the next packet; None: unknown, or the decoder is drained
         self._gone: set[int] = set()  # time stamps that this pass of the decoder will not give (any more)
         self._passed = 0  # frames given since the start, for reading in order
@@ -148,42 +162,37 @@ class PyAVReader(BaseReader):
         self._position = None
         return (packet for packet in self._packets if packet is not None)
 
-    def _count_by_decoding(self) -> None:
-        """Fall back to reading in order from the start, and find out how many frames that gives."""
+    def _first_frame(self) -> Any:
+        """A frame from the beginning, at the price of one packet (more where an edit list hides the first ones)."""
+        self._seek(self._index.keys[0])
+        frames = []
+        for packet in self._packets:
+            frames += self._decode(packet)
+            if packet is None or not packet.is_discard:
+                break
+        frames += self._decode(None)
+        self._position = None  # the decoder is drained
+        return next(iter(frames), None)
+
+    def _count_by_decoding(self) -> Any:
+        """Fall back to reading in order from the start, and find out how many frames that gives; returns the first."""
         self._index = None
         self._open()
         self._broken = 0
-        self._count = sum(1 for _ in self._frames_in_order())
+        frames = self._frames_in_order()
+        first = next(frames, None)
+        self._count = 0 if first is None else 1 + sum(1 for _ in frames)
         if self._broken and self._count:
             warnings.warn(
                 f"{self.path}: the file is damaged or cut off; {self._broken} packets do not decode, "
                 f"the {self._count} frames that do are used.",
                 stacklevel=3,
             )
-        self._open()
-
-    def _look_at_first_frame(self) -> None:
-        """Size and rotation, which only a decoded frame tells for certain."""
-        first = None
-        if self._index is not None:
-            self._seek(self._index.keys[0])
-            first = next(iter([*self._decode(next(self._packets)), *self._decode(None)]), None)
-            self._position = None
-        elif self._count:
-            first = next(self._frames_in_order(), None)
-            self._open()
-        if first is None:
-            raise VideoError(self.path, "no frame decodes: the file is damaged or cut off too early.")
-        self._size = first.width, first.height
-        self._quarter_turns = round(first.rotation / 90) % 4
-        self.width, self.height = self._size[::-1] if self._quarter_turns % 2 else self._size
+        return first
 
     # Reading
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
-        if self._container is None:
-            self._open()
-            self._position = None
         out = np.empty((len(indices), self.height, self.width, 3), np.uint8)
         if self._index is not None:
             if self._read_by_stamp(indices, out):
@@ -203,19 +212,20 @@ class PyAVReader(BaseReader):
         groups: dict[tuple[int, int, int], list[int]] = {}
         for stamp in wanted:
             groups.setdefault(index.key_before(stamp), []).append(stamp)
-        last = max(index.position[stamp] for stamp in wanted)
+        last = max(wanted)
         for key in sorted(groups, key=lambda key: key[1]):
-            group = groups[key]
-            ahead = self._position is not None and self._position + _SEEK_WORTH >= key[1]
+            group = [stamp for stamp in groups[key] if stamp in wanted]  # the rest came along with an earlier group
+            if not group:
+                continue
+            ahead = self._position is not None and self._began <= key[1] <= self._position + _SEEK_WORTH
             if not ahead or not self._gone.isdisjoint(group):
                 self._seek(key)
-            if not self._decode_group({stamp: wanted[stamp] for stamp in group}, wanted, last, out):
+            if not self._decode_group(set(group), wanted, last, out):
                 return False
         return True
 
-    def _decode_group(self, group: dict[int, int], wanted: dict[int, int], last: int, out: np.ndarray) -> bool:
-        """Decode on until all of `group` (time stamp -> row of `out`) has come; False at the end of the file."""
-        group = dict(group)
+    def _decode_group(self, group: set[int], wanted: dict[int, int], last: int, out: np.ndarray) -> bool:
+        """Decode on until all of `group` has come; takes what comes out of `wanted` (time stamp -> row of `out`)."""
         for packet in self._packets:
             if packet is None:
                 self._position = None
@@ -224,10 +234,9 @@ class PyAVReader(BaseReader):
                 self._position += 1
             for frame in self._decode(packet):
                 self._gone.add(frame.pts)
-                row = wanted.get(frame.pts)
-                if row is not None:
-                    self._convert(frame, out[row])
-                    group.pop(frame.pts, None)
+                if frame.pts in wanted:
+                    self._convert(frame, out[wanted.pop(frame.pts)])
+                    group.discard(frame.pts)
             if not group:
                 return True
         return False
@@ -235,28 +244,36 @@ class PyAVReader(BaseReader):
     def _skip_unneeded(self, stamp: int, wanted: dict[int, int], last: int) -> None:
         """H.264 frames that no other frame refers to need not be decoded unless they are wanted."""
         if self._codec.name == "h264":
-            skip = stamp not in wanted and self._position < last
+            skip = stamp not in wanted and stamp < last  # what is shown later may be asked for next
             self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
             if skip:
                 self._gone.add(stamp)
 
     def _seek(self, key: tuple[int, int, int]) -> None:
         """Make the packets go on at key frame `key`, or at an earlier packet where the container cannot do better."""
+        stamp, position, decode_stamp = key
+        self._gone = set()
+        for target in (stamp, decode_stamp):  # containers differ in which of the two they search by
+            if self._jump(target) == position:
+                return
+        if self._position is None or self._position > position:
+            self._open()
+
+    def _jump(self, target: int) -> int | None:
+        """Seek to time stamp `target`; the position where that led."""
         import av
 
-        self._gone = set()
+        self._position = None
         try:
-            self._container.seek(key[2], stream=self._stream)
+            self._container.seek(target, stream=self._stream)
             packets = self._demux()
             first = next(packets)
         except av.error.FFmpegError:
-            first = None
-        position = None if first is None else self._index.position.get(first.pts)
-        if position is None or position > key[1]:
-            self._open()
-            return
-        self._position = position
-        self._packets = _chain(first, packets)
+            return None
+        if first is not None:
+            self._began = self._position = self._index.position.get(first.pts)
+            self._packets = _chain(first, packets)
+        return self._position
 
     def _read_in_order(self, indices: np.ndarray, out: np.ndarray) -> None:
         if self._ordered is None or indices[0] < self._passed:
@@ -266,7 +283,7 @@ class PyAVReader(BaseReader):
         while self._passed <= indices[-1]:
             frame = next(self._ordered, None)
             if frame is None:
-                raise VideoError(self.path, f"frame {self._passed} of {self._count} no longer decodes: has the file changed?")
+                raise VideoError(self.path, f"frame {self._passed} no longer decodes: has the file changed?")
             row = rows.get(self._passed)
             if row is not None:
                 self._convert(frame, out[row])
@@ -283,7 +300,7 @@ class PyAVReader(BaseReader):
         try:
             return self._codec.decode(packet)
         except av.error.FFmpegError:
-            self._broken = getattr(self, "_broken", 0) + 1
+            self._broken += 1
             return []
 
     def _convert(self, frame: Any, out: np.ndarray) -> None:

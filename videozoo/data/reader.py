@@ -1,7 +1,7 @@
 """Frame-accurate reading of videos, folders of images and arrays, behind one small protocol.
 
-Frames are uint8 RGB `(T, H, W, 3)`, numbered from 0 in the order in which they are shown. A reader counts the frames that
-really decode; what the container claims is not believed. No decoder is imported before a file is opened.
+Frames are uint8 RGB `(T, H, W, 3)`, numbered from 0 in the order in which they are shown. A reader counts the frames
+that really decode; what the container claims is not believed. No decoder is imported before a file is opened.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def open_video(
     if reader not in ("pyav", "torchcodec"):
         raise ValueError(f"reader={reader!r} is unknown: use 'auto', 'pyav', 'torchcodec' or 'images'.")
     if modality == "flow":
-        raise VideoError(path, "optical flow is read from a folder of x_*.jpg and y_*.jpg images, not from a video file.")
+        raise VideoError(path, "optical flow is read from a folder of x_*.jpg and y_*.jpg images, not from a video.")
     if os.path.isdir(path):
         raise VideoError(path, f"is a folder, which reader={reader!r} cannot read: use reader='images'.")
     if os.path.getsize(path) == 0:
@@ -97,32 +97,42 @@ class BaseReader:
     path: str
     width: int
     height: int
+    fps: float
     channels = 3
+    _count: int
+    _closed = False
 
     def __len__(self) -> int:
         return self._count
 
     def get(self, indices: Iterable[int]) -> np.ndarray:
         """Frames uint8 `(T, H, W, C)` in the order asked for; each distinct frame is decoded once."""
-        indices = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64).reshape(-1)
+        if self._closed:
+            raise ValueError(f"{self.path}: the reader is closed, open the video again.")
+        indices = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices)).reshape(-1)
+        if not len(indices):
+            return np.empty((0, self.height, self.width, self.channels), np.uint8)
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"frame indices must be whole numbers, got {indices.dtype}.")
         self._check(indices)
         distinct, rows = np.unique(indices, return_inverse=True)
-        if not len(distinct):
-            return np.empty((0, self.height, self.width, self.channels), np.uint8)
         frames = self._read(distinct)
         return frames if np.array_equal(distinct, indices) else frames[rows]
 
     def _check(self, indices: np.ndarray) -> None:
         wrong = indices[(indices < 0) | (indices >= len(self))]
         if len(wrong):
-            raise IndexError(f"{self.path}: frame {wrong[0]} was asked for, but there are {len(self)} (0..{len(self) - 1}).")
+            raise IndexError(
+                f"{self.path}: frame {wrong[0]} does not exist, there are {len(self)} (0..{len(self) - 1})."
+            )
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         """Frames of distinct, increasing indices."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give up the file; reading afterwards is an error. Closing twice is fine."""
+        """Give up the file; reading afterwards is a ValueError. Closing twice is fine."""
+        self._closed = True
 
     def __enter__(self):
         return self
@@ -135,7 +145,7 @@ class BaseReader:
 
 
 class ArrayReader(BaseReader):
-    """Frames in memory, uint8 `(T, H, W, C)` array or CPU tensor, as a reader. Nothing is copied until frames are read."""
+    """Frames in memory, uint8 `(T, H, W, C)` array or CPU tensor, as a reader."""
 
     def __init__(self, frames: Any, *, fps: float = 0.0, path: str = "<array>") -> None:
         frames = np.asarray(frames)
@@ -143,7 +153,7 @@ class ArrayReader(BaseReader):
             raise ValueError(f"frames must be uint8 (T, H, W, C), got {frames.dtype} {tuple(frames.shape)}.")
         if not frames.size:
             raise ValueError(f"frames of shape {tuple(frames.shape)} are empty: at least one frame is needed.")
-        self._frames = frames
+        self._frames = np.require(frames, requirements=["C", "W"])  # torch shares neither read-only nor reversed arrays
         self._count, self.height, self.width, self.channels = frames.shape
         self.path, self.fps = path, fps
 
@@ -156,9 +166,9 @@ class ArrayReader(BaseReader):
 class ImageFolderReader(BaseReader):
     """A folder with one image per frame, in natural order of their names (2 before 10).
 
-    `modality="flow"` pairs `flow_x_00001.jpg` or `x_00001.jpg` with its y image into `(T, H, W, 2)`; otherwise such files
-    are left out, so a folder may hold both. Images are opened when they are read; EXIF rotation is ignored, for extracted
-    frames have none.
+    `modality="flow"` pairs `flow_x_00001.jpg` or `x_00001.jpg` with its y image into `(T, H, W, 2)`; otherwise such
+    files are left out, so a folder may hold both. Images are opened when they are read; EXIF rotation is ignored, for
+    extracted frames have none.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, modality: str = "rgb", fps: float = 0.0) -> None:
@@ -167,7 +177,8 @@ class ImageFolderReader(BaseReader):
         self._files = _flow_pairs(self.path, images) if modality == "flow" else _rgb_frames(images)
         if not self._files:
             wanted = "flow images (x_*.jpg and y_*.jpg)" if modality == "flow" else "images (.jpg, .png, .bmp, .webp)"
-            raise VideoError(path, f"the folder holds no {wanted}.")
+            other = "; its flow images are read with modality='flow'" if images and modality != "flow" else ""
+            raise VideoError(path, f"the folder holds no {wanted}{other}.")
         self._count = len(self._files)
         self.channels = 2 if modality == "flow" else 3
         self._mode = "L" if modality == "flow" else "RGB"
@@ -218,7 +229,11 @@ def _flow_pairs(path: str, images: Sequence[Path]) -> list[tuple[Path, ...]]:
 
 
 class TorchcodecReader(BaseReader):
-    """Adapter for torchcodec's `VideoDecoder` in its exact seek mode. Needs torchcodec and FFmpeg's shared libraries."""
+    """Adapter for torchcodec's `VideoDecoder` in its exact seek mode.
+
+    Needs torchcodec and FFmpeg's shared libraries. Frames equal those of the default reader for files with sound time
+    stamps; torchcodec does not check that the frames it counts decode, and puts some AVI frames in another order.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, num_threads: int = 0) -> None:
         self.path = os.fspath(path)
@@ -229,15 +244,15 @@ class TorchcodecReader(BaseReader):
                 "reader='torchcodec' needs the torchcodec package: install it (pip install torchcodec), or use "
                 f"reader='pyav' ({err})."
             ) from err
-        except (RuntimeError, OSError) as err:
-            raise ImportError(
-                "torchcodec is installed but cannot load FFmpeg's shared libraries: install FFmpeg, or use reader='pyav'."
-            ) from err
         try:
             self._decoder = VideoDecoder(
                 self.path, dimension_order="NHWC", num_ffmpeg_threads=num_threads, seek_mode="exact"
             )
         except (RuntimeError, ValueError, OSError) as err:
+            if "load libtorchcodec" in str(err):
+                raise ImportError(
+                    "torchcodec cannot load FFmpeg's shared libraries: install FFmpeg, or use reader='pyav'."
+                ) from err
             raise VideoError(self.path, f"torchcodec cannot read it ({_first_line(err)}).") from err
         meta = self._decoder.metadata
         self._count = len(self._decoder)
@@ -254,6 +269,7 @@ class TorchcodecReader(BaseReader):
             ) from err
 
     def close(self) -> None:
+        super().close()
         self._decoder = None
 
 

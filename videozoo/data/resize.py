@@ -20,8 +20,8 @@ _ROWS_AT_ONCE = 64  # output rows worked on together: keeps the temporaries in t
 def rescale_size(width: int, height: int, scale: float | Sequence[int]) -> tuple[int, int]:
     """New `(width, height)` with the aspect kept.
 
-    `scale` is a factor, or a pair of edge lengths in any order: the result is as large as fits the longer one on the long
-    side and the shorter one on the short side; -1 is "unbounded", so `(-1, 256)` is the short side to 256.
+    `scale` is a factor, or a pair of edge lengths in any order: the result is as large as fits the longer one on the
+    long side and the shorter one on the short side; -1 is "unbounded", so `(-1, 256)` is the short side to 256.
     """
     if isinstance(scale, (int, float)):
         if scale <= 0:
@@ -30,7 +30,7 @@ def rescale_size(width: int, height: int, scale: float | Sequence[int]) -> tuple
     else:
         edges = [float("inf") if edge == -1 else float(edge) for edge in scale]
         if len(edges) != 2 or min(edges) <= 0 or min(edges) == float("inf"):
-            raise ValueError(f"resize scale {tuple(scale)} must be two edge lengths, of which one may be -1 (unbounded).")
+            raise ValueError(f"resize scale {tuple(scale)} must be two edge lengths; one may be -1 (unbounded).")
         factor = min(max(edges) / max(width, height), min(edges) / min(width, height))
     return int(width * factor + 0.5), int(height * factor + 0.5)
 
@@ -85,7 +85,8 @@ def resize_bilinear_cv2(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray
     left, right = ((taps[:, None] * channels + channel).reshape(-1) for taps in col_taps)  # byte positions in a row
     left_weights, right_weights = (np.repeat(weights, channels) for weights in col_weights)
     out = np.empty((len(frames), new_height, new_width, channels), np.uint8)
-    for image, result in zip(frames.reshape(len(frames), height, -1), out.reshape(len(out), new_height, -1), strict=True):
+    for frame, resized in zip(frames, out, strict=True):
+        image, result = frame.reshape(height, -1), resized.reshape(new_height, -1)
         for start in range(0, new_height, _ROWS_AT_ONCE):
             block = slice(start, start + _ROWS_AT_ONCE)
             rows, inverse = np.unique(row_taps[:, block], return_inverse=True)
@@ -120,4 +121,3 @@ def _taps(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray]:
 def _nearest_taps(length: int, new_length: int) -> np.ndarray:
     scale = 1 / (new_length / length)
     return np.minimum(np.floor(np.arange(new_length) * scale).astype(np.int64), length - 1)
-

@@ -77,8 +77,8 @@ def dense_clips(
 ) -> np.ndarray:
     """Groups of `clips` clips that together cover about `sample_range` consecutive frames.
 
-    Test time: `positions` groups over the video, `(positions * clips, frames)`, group after group. With `rng`: one group
-    at a random start, `(clips, frames)`; the very last start is never drawn.
+    Test time: `positions` groups over the video, `(positions * clips, frames)`, group after group. With `rng`: one
+    group at a random start, `(clips, frames)`; the very last start is never drawn.
     """
     _check(total, frames=frames, stride=stride, clips=clips, positions=positions, sample_range=sample_range)
     places = max(1, total - sample_range + 1)
@@ -122,19 +122,19 @@ def proposal_clips(
     """Clips in and around temporal proposals `[start, end)` in frames, `(clips, frames)`.
 
     Per proposal: `context[0]` clips before it, `body` inside, `context[1]` after it, where the surroundings reach
-    `context_ratio` times its length to either side. Evenly placed without `rng`, random with it. `proposals=None` is the
-    scan of the whole video with a clip every `test_interval` frames; a video that is not longer than `frames * stride`
-    then gives ValueError.
+    `context_ratio` times its length to either side. Evenly placed without `rng`, random with it. `proposals=None` is
+    the scan of the whole video with a clip every `test_interval` frames; a video that is not longer than
+    `frames * stride` then gives ValueError.
     """
     _check(total, frames=frames, stride=stride, body=body, test_interval=test_interval)
     span = frames * stride
     if proposals is None:
         starts = np.arange(0, total - span, test_interval)
         if not len(starts):
-            raise ValueError(f"{total} frames are too few to scan with clips that span {span}: more than {span} needed.")
+            raise ValueError(f"{total} frames are too few to scan with clips that span {span}: more are needed.")
     else:
         if not len(proposals):
-            raise ValueError("proposals is empty: give at least one (start, end) pair, or None to scan the whole video.")
+            raise ValueError("proposals is empty: give at least one (start, end) pair, or None to scan the video.")
         before, after = context_ratio if isinstance(context_ratio, Sequence) else (context_ratio, context_ratio)
         starts = np.concatenate(
             [_proposal_starts(total, p, span, body, context, (before, after), rng) for p in proposals]
@@ -157,7 +157,8 @@ def _proposal_starts(
         raise ValueError(f"proposal ({start}, {end}) is empty: its end must be after its start.")
     first = max(0, start - int(length * ratio[0]))
     last = min(total - span + 1, end - 1 + int(length * ratio[1]))
-    stages = ((first, start - first - span, context[0]), (start, length - span, body), (end, last - end + 1 - span, context[1]))
+    rooms = (start - first - span, length - span, last - end + 1 - span)
+    stages = zip((first, start, end), rooms, (context[0], body, context[1]), strict=True)
     return np.concatenate([base + _stage_starts(room, clips, rng) for base, room, clips in stages])
 
 
@@ -197,7 +198,7 @@ def ava_clip(
 
 
 def sample_views(total: int, cfg: Mapping[str, Any], rng: np.random.Generator | None = None) -> np.ndarray:
-    """Frames of every network input of a video of `total` frames, by a resolved data config (see `resolve_data_config`).
+    """Frames of every network input of a video of `total` frames, by a config of `resolve_data_config`.
 
     Returns `(views, T)`, or `(views, segments, num_frames)` where the fields of a flow segment are stacked as channels.
     `segments` clips in a row are one view. A video that is too short repeats its frames (see `uniform_clips`).

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .config import resolve_data_config
-from .reader import ArrayReader, VideoReader, open_video
+from .reader import ArrayReader, VideoError, VideoReader, open_video
 from .resize import rescale_size, resize_frames
 from .sampling import sample_views
 
@@ -96,7 +96,9 @@ def crop(frames: torch.Tensor, box: Box) -> torch.Tensor:
     return frames[:, y : y + h, x : x + w]
 
 
-def _test_crops(frames: torch.Tensor, size: int | tuple[int, int], crops: int, is_flow: bool = False) -> list[torch.Tensor]:
+def _test_crops(
+    frames: torch.Tensor, size: int | tuple[int, int], crops: int, is_flow: bool = False
+) -> list[torch.Tensor]:
     boxes = crop_boxes(frames.shape[1], frames.shape[2], size, crops)
     return [flip(crop(frames, box), is_flow=is_flow) if mirrored else crop(frames, box) for box, mirrored in boxes]
 
@@ -153,7 +155,7 @@ def multi_scale_crop(
     sizes = multi_scale_sizes(height, width, size, scales, gap)
     w, h = sizes[rng.integers(len(sizes))]
     if w > width or h > height:
-        raise ValueError(f"a crop of {w}x{h} does not fit in frames of {width}x{height}: resize to a larger size first.")
+        raise ValueError(f"a crop of {w}x{h} does not fit in frames of {width}x{height}: resize them larger first.")
     x, y = _GRIDS[positions][rng.integers(positions)]
     return x * ((width - w) // 4), y * ((height - h) // 4), w, h
 
@@ -184,7 +186,7 @@ def random_resized_crop(
 
 
 def jitter_colors(frames: torch.Tensor, amount: Sequence[float], rng: np.random.Generator) -> torch.Tensor:
-    """Random brightness, contrast, saturation (factors within 1 +- amount) and hue (shift within +- amount, at most 0.5).
+    """Random brightness, contrast, saturation (factors within 1 +- amount) and hue (shift within +- amount <= 0.5).
 
     uint8 RGB `(T, H, W, 3)` in and out, one draw for all frames.
     """
@@ -273,16 +275,19 @@ def _gather(frames: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
 class ClipTransform:
     """Video in, network input out, as a data config says (`resolve_data_config`); made by `create_transform`.
 
-    Called with a `VideoReader` or a path it samples the frames itself and returns float32 `(views, C, T, H, W)`, crop as
-    the outer index of views, or for training `(C, T, H, W)`. Called with frames that were sampled already, uint8
+    Called with a `VideoReader` or a path it samples the frames itself and returns float32 `(views, C, T, H, W)`, crop
+    as the outer index of views, or for training `(C, T, H, W)`. Called with frames that were sampled already, uint8
     `(T, H, W, C)` as tensor, array or list of PIL images, it takes them as one clip and returns `(crops, C, T, H, W)`,
     or for training `(C, T, H, W)`. Videos with fewer frames than a clip spans repeat their frames.
 
     Training draws come from `rng`; without it from a generator seeded by torch, so `torch.manual_seed` and the worker
-    seeds of a DataLoader govern them. A mirrored training clip keeps its label: set `hflip=0` where left and right differ.
+    seeds of a DataLoader govern them. A mirrored training clip keeps its label: set `hflip=0` where left and right
+    differ.
     """
 
     def __init__(self, config: Mapping[str, Any], is_training: bool = False) -> None:
+        if config["modality"] not in ("rgb", "flow"):
+            raise ValueError(f"modality={config['modality']!r} has no frame transform: only 'rgb' and 'flow' have.")
         self.config = dict(config)
         self.is_training = is_training
 
@@ -293,13 +298,13 @@ class ClipTransform:
         if self.is_training:
             rng = rng or np.random.default_rng(torch.randint(2**63 - 1, ()).item())
         if _is_reader(source):
-            reader, indices = source, self.sample(source, rng)
+            frames, rows = self._sampled_frames(source, rng)
         else:
             reader = ArrayReader(_as_frames(source))
-            indices = self._whole_clip(len(reader))
+            frames, rows = self._distinct_frames(reader, self._whole_clip(len(reader)))
         if self.is_training:
-            return self._training_clip(reader, indices, rng)
-        return self.normalize(self._views(reader, indices)[:])
+            return self._training_clip(frames, rows, rng)
+        return self.normalize(self._views(frames, rows)[:])
 
     def sample(self, reader: VideoReader, rng: np.random.Generator | None = None) -> np.ndarray:
         """Frame numbers of the clips of one crop, `(views, T)`, for stacked flow `(views, T, k)`.
@@ -314,7 +319,7 @@ class ClipTransform:
         """All views of the test protocol as uint8, not yet normalised; cheap in memory (see `ClipViews`)."""
         if self.is_training:
             raise ValueError("a training transform has no fixed views: call it, or create it with is_training=False.")
-        return self._views(reader, self.sample(reader))
+        return self._views(*self._sampled_frames(reader))
 
     def normalize(self, frames: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
         """uint8 views `(V, T, H, W, C)` to float32 `(V, C, T, H, W)` on `device`."""
@@ -328,10 +333,22 @@ class ClipTransform:
             device=device,
         )
 
-    def _views(self, reader: VideoReader, indices: np.ndarray) -> ClipViews:
-        frames, rows = self._distinct_frames(reader, indices)
+    def _views(self, frames: torch.Tensor, rows: np.ndarray) -> ClipViews:
         boxes = crop_boxes(frames.shape[1], frames.shape[2], self.config["size"], self.config["crops"])
         return ClipViews(frames, rows, boxes, is_flow=self.config["modality"] == "flow")
+
+    def _sampled_frames(
+        self, reader: VideoReader, rng: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        count, loaded = len(reader), None
+        try:
+            loaded = self._distinct_frames(reader, self.sample(reader, rng))
+        except (VideoError, IndexError):
+            if len(reader) == count:
+                raise
+        if loaded is None or len(reader) != count:  # frames turned out not to decode, and the reader counted anew
+            loaded = self._distinct_frames(reader, self.sample(reader, rng))
+        return loaded
 
     def _distinct_frames(self, reader: VideoReader, indices: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Every frame that occurs, decoded and resized once `(N, H, W, C)`, and `indices` as rows of it."""
@@ -341,7 +358,8 @@ class ClipTransform:
         expected = 2 if self.config["modality"] == "flow" else 3
         if frames.shape[-1] != expected:
             raise ValueError(
-                f"{self.config['modality']} frames have {expected} channels (T, H, W, {expected}), got {frames.shape[-1]}."
+                f"{self.config['modality']} frames are uint8 (T, H, W, {expected}), got {frames.shape[-1]} channels in "
+                f"{frames.shape[2]}x{frames.shape[1]} frames."
             )
         return frames, rows.reshape(indices.shape)
 
@@ -362,11 +380,11 @@ class ClipTransform:
         indices = np.arange(count)[None]
         return indices.reshape(1, -1, per_step) if self.config["stack"] else indices
 
-    def _training_clip(self, reader: VideoReader, indices: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def _training_clip(self, frames: torch.Tensor, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         cfg = self.config
         is_flow = cfg["modality"] == "flow"
-        frames, rows = self._distinct_frames(reader, indices)
-        frames = self._resize(crop(frames, self._training_box(frames.shape[1], frames.shape[2], rng)), exact=cfg["size"])
+        box = self._training_box(frames.shape[1], frames.shape[2], rng)
+        frames = self._resize(crop(frames, box), exact=cfg["size"])
         if rng.random() < cfg["hflip"]:
             frames = flip(frames, is_flow=is_flow)
         if cfg["color_jitter"] and not is_flow:
@@ -384,7 +402,7 @@ class ClipTransform:
                 cfg["size"],
                 rng,
                 scales=cfg["scales"],
-                gap=cfg["scale_gap"],
+                gap=cfg["max_scale_gap"],
                 positions=cfg["fixed_crops"],
             )
         if cfg["train_crop"] == "center":
@@ -413,8 +431,8 @@ def create_transform(model_or_cfg: Any = None, *, is_training: bool = False, **o
     """The transform of a checkpoint: its test protocol, or with `is_training` its training augmentation.
 
     `model_or_cfg` is a model with a `pretrained_cfg`, a catalog entry, a pretrained_cfg dict, or a config that
-    `resolve_data_config` returned. `overrides` are single keys of that config (`clips=1`, `size=224`, ...). None of both:
-    the defaults of `resolve_data_config`.
+    `resolve_data_config` returned. `overrides` are single keys of that config (`clips=1`, `size=224`, ...). None of
+    both: the defaults of `resolve_data_config`.
     """
     args, cfg = {}, model_or_cfg
     if hasattr(cfg, "pretrained_cfg"):
