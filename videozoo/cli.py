@@ -1,0 +1,489 @@
+"""The command line: ``videozoo predict | list | info | convert | download``.
+
+Torch and decoders are imported inside the commands that need them, so that help and wrong usage answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .prediction import Prediction
+
+EXPECTED = (ValueError, OSError, ImportError)  # told in one sentence; anything else is a bug and shows its traceback
+RANDOM = "The weights are random numbers, not trained ones: give --checkpoint FILE or leave out --no-pretrained."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 something failed (reason on stderr). Wrong usage exits with 2."""
+    args = _parser().parse_args(argv)
+    debug = getattr(args, "debug", False)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        try:
+            return args.run(args)
+        except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except KeyboardInterrupt:
+            say("interrupted")
+            return 130
+        except EXPECTED as error:
+            _fail(error, debug)
+            return 1
+
+
+def say(text: str) -> None:
+    print(f"videozoo: {text}", file=sys.stderr)
+
+
+def _fail(error: BaseException, debug: bool, subject: str = "") -> None:
+    if debug:
+        traceback.print_exception(error)
+    text = str(error) or type(error).__name__
+    say(f"{subject}: {text}" if subject and subject not in text else text)
+
+
+# Usage ---------------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
+    parser = argparse.ArgumentParser(
+        prog="videozoo", description="Published models for video understanding.", parents=[common]
+    )
+    parser.add_argument("--version", action="version", version=f"videozoo {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_predict, _add_list, _add_info, _add_convert, _add_download):
+        add(commands, common)
+    return parser
+
+
+def _command(commands: Any, common: argparse.ArgumentParser, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+    parser.set_defaults(run=run, usage_error=parser.error)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
+    add = _command(commands, common, "predict", predict, "classify videos by a model's own test protocol").add_argument
+    add("videos", nargs="+", metavar="VIDEO", help="video file, or folder of JPEG or PNG frames")
+    add("--model", "-m", required=True, metavar="NAME", help="see 'videozoo list'; or hf-hub:org/repo, local-dir:path")
+    add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
+    add(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="load the published weights (default, unless --checkpoint is given)",
+    )
+    add("--topk", type=_positive, default=5, metavar="N", help="number of labels to show (default 5)")
+    add("--json", action="store_true", help="print JSON: an object for one video, a list for several")
+    add("--out", metavar="FILE.html", help="write a page to look at: one file, all videos")
+    add("--views", choices=("full", "fast"), default="full", help="all views of the protocol, or only the middle one")
+    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
+    add("--batch-size", type=_positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
+    add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
+    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
+
+
+def _add_list(commands: Any, common: argparse.ArgumentParser) -> None:
+    add = _command(commands, common, "list", list_models, "list models, with published results").add_argument
+    add("patterns", nargs="*", metavar="PATTERN", help="shell pattern (tsm_r50*), or a part of the name; any may match")
+    add("--dataset", metavar="NAME", help="data set of the weights: k400, ssv2, ...")
+    add("--task", choices=("recognition", "detection", "localization"))
+    add("--modality", choices=("rgb", "flow", "audio"))
+    add("--family", metavar="NAME", help="slowfast, tsn, ...")
+    add("--min-top1", type=float, metavar="PERCENT", help="published top-1 accuracy of at least this")
+    add("--pretrained", action="store_true", help="every published set of weights by its full name, no bare networks")
+    add("--json", action="store_true", help="print a JSON list")
+
+
+def _add_info(commands: Any, common: argparse.ArgumentParser) -> None:
+    add = _command(commands, common, "info", info, "show what is known of a model").add_argument
+    add("name", metavar="NAME")
+    add("--json", action="store_true", help="print a JSON object")
+
+
+def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
+    add = _command(commands, common, "convert", convert, "convert a published checkpoint to safetensors").add_argument
+    add("file", metavar="FILE", help="checkpoint as published")
+    add("out", metavar="OUT", help="OUT.safetensors, or with --model a folder that local-dir: and the Hub understand")
+    add("--model", "-m", metavar="NAME", help="check that the weights fit this model exactly")
+
+
+def _add_download(commands: Any, common: argparse.ArgumentParser) -> None:
+    add = _command(commands, common, "download", download, "fetch weights into the cache, for use offline").add_argument
+    add("names", nargs="+", metavar="NAME", help="model name, hf-hub:org/repo, or pattern ('tsm*_k400.*')")
+    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
+
+
+# predict -------------------------------------------------------------------------------------------------------------
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Classify each video; a bad one is reported and the rest go on."""
+    if args.checkpoint and args.pretrained:
+        args.usage_error("--pretrained and --checkpoint both name weights: give one of them")
+    if args.out and Path(args.out).is_dir():
+        args.usage_error(f"--out {args.out} is a folder: name the file to write, such as {args.out}/result.html")
+    from .prediction import classify
+
+    model, weights, caveat = create_from_args(args)
+    if caveat:
+        say(f"warning: {caveat}")
+    device = pick_device(args.device)
+    done: list[Prediction] = []
+    for path in args.videos:
+        try:
+            result = classify(
+                model,
+                path,
+                views=args.views,
+                batch_size=args.batch_size,
+                device=device,
+                reader=args.reader,
+                progress=sys.stderr.isatty() and not args.json,
+                max_thumbnails=32 if args.out else 0,
+            )
+        except EXPECTED as error:
+            _fail(error, getattr(args, "debug", False), path)
+            continue
+        done.append(replace(result, weights=weights, caveat=caveat))
+        if not args.json:
+            print(_describe(done[-1], args.topk), flush=True)
+    if args.json:
+        rows = [_as_json(result, args.topk) for result in done]
+        if done or len(args.videos) > 1:
+            print(_dumps(rows if len(args.videos) > 1 else rows[0]))
+    if args.out and done:
+        from .report import write_report
+
+        write_report(args.out, done, max(args.topk, 5))
+        say(f"wrote {args.out}")
+    return 0 if len(done) == len(args.videos) else 1
+
+
+def create_from_args(args: argparse.Namespace) -> tuple[Any, str, str]:
+    """The model, where its weights came from, and what speaks against trusting it."""
+    from . import create_model
+
+    pretrained = args.checkpoint is None if args.pretrained is None else args.pretrained
+    model = create_model(
+        args.model, pretrained=pretrained, checkpoint_path=args.checkpoint, cache_dir=args.cache_dir
+    ).eval()
+    if args.checkpoint:
+        return model, args.checkpoint, ""
+    if not pretrained:
+        return model, "random", RANDOM
+    return model, model.pretrained_cfg.get("url") or args.model, ""
+
+
+def pick_device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name!r} is no device: use auto, cpu or cuda.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} such devices: use cpu.")
+    return name
+
+
+def _describe(result: Prediction, topk: int) -> str:
+    """Lines for people: labels with probabilities and bars, and how they came about."""
+    from .prediction import describe_protocol
+
+    video, seconds = result.video, result.seconds
+    length = f", {video['frames'] / video['fps']:.1f} s" if video["fps"] > 0 else ""
+    rows = result.top(topk)
+    width = max(len(label) for _, label, _ in rows)
+    lines = [f"{video['path']}  ({video['width']}x{video['height']}, {video['frames']} frames{length})"]
+    lines += [f"  {label:<{width}}  {100 * p:5.1f} %  {_bar(p)}".rstrip() for _, label, p in rows]
+    spent = sum(seconds.values())
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    lines.append(f"  {result.model['full_name']}: {describe_protocol(result.config, len(result.indices))}")
+    lines.append(f"  {spent:.2f} s on {result.device} ({parts})")
+    if result.repeats:
+        lines.append("  The video is too short for this protocol, so frames repeat.")
+    if result.caveat:
+        lines.append(f"  MEANINGLESS: {result.caveat}")
+    return "\n".join(lines)
+
+
+def _bar(probability: float, width: int = 20) -> str:
+    eighths = round(probability * width * 8)
+    try:
+        "█▏".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#" * round(probability * width)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _as_json(result: Prediction, topk: int) -> dict[str, Any]:
+    from .prediction import describe_protocol
+
+    return {
+        "model": result.model["full_name"],
+        "weights": result.weights,
+        "trained": not result.caveat,
+        "video": result.video,
+        "predictions": [{"label": label, "index": i, "probability": p} for i, label, p in result.top(topk)],
+        "multi_label": bool(result.model.get("multi_label")),
+        "frames": result.indices.tolist(),
+        "crops": result.config["crops"],
+        "views": result.views,
+        "protocol": describe_protocol(result.config, len(result.indices)),
+        "config": result.config,
+        "device": result.device,
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+    }
+
+
+def _dumps(value: Any) -> str:
+    """JSON that the terminal's encoding can show."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+
+
+# list and info -------------------------------------------------------------------------------------------------------
+
+
+def list_models(args: argparse.Namespace) -> int:
+    """Print a table of names with data set, frames of one input and published results."""
+    from . import catalog, factory
+    from .names import nearest_names
+
+    if args.dataset and args.dataset not in catalog.datasets():
+        near = ", ".join(nearest_names(args.dataset, catalog.datasets()))
+        raise ValueError(f"there is no data set {args.dataset!r}: did you mean {near}?")
+    patterns = [p if set(p) & set("*?[") else f"*{p}*" for p in args.patterns]
+    names = factory.list_models(
+        patterns,
+        module=args.family or "",
+        pretrained=args.pretrained,
+        include_tags=args.pretrained or any("." in p for p in args.patterns),
+        dataset=args.dataset,
+        task=args.task,
+        modality=args.modality,
+        min_top1=args.min_top1,
+    )
+    if not names:
+        raise ValueError("no model is like this: leave out a filter, or see 'videozoo list' for all.")
+    rows = [_row(name) for name in names]
+    if args.json:
+        print(_dumps(rows))
+        return 0
+    table = [["name", "data set", "frames", "top-1", "top-5", "other"]]
+    table += [
+        [row["name"], row.get("dataset", "-"), str(row.get("frames", "-")), *_numbers(row.get("metrics", {}))]
+        for row in rows
+    ]
+    _print_table(table, right=(2, 3, 4))
+    hint = "" if args.pretrained else " (--pretrained: every set of weights by its full name)"
+    print(f"{len(rows)} models{hint}", file=sys.stderr)
+    return 0
+
+
+def _row(name: str) -> dict[str, Any]:
+    """Facts of one line of the list; a bare architecture has only its name."""
+    from . import catalog
+
+    entry = catalog.find_entry(name)
+    if entry is None:
+        return {"name": name, "architecture": name}
+    return {
+        "name": name,
+        "architecture": entry.architecture,
+        "family": entry.family,
+        "dataset": entry.dataset,
+        "task": entry.task,
+        "modality": entry.modality,
+        "frames": entry.sampling["frames"] * entry.sampling["segments"],
+        "metrics": entry.metrics[0] if entry.metrics else {},
+        "tags": catalog.tags_of(entry.name),
+    }
+
+
+def _numbers(metrics: dict[str, Any]) -> list[str]:
+    """top-1, top-5 and, in words, whatever else was measured."""
+    first = [f"{metrics[key]:.2f}" if key in metrics else "-" for key in ("top1", "top5")]
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and k not in ("top1", "top5")}
+    return [*first, ", ".join(f"{key.replace('_', ' ')} {value:.2f}" for key, value in numbers.items())]
+
+
+def _print_table(rows: list[list[str]], right: Sequence[int] = ()) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+        print("  ".join(cells).rstrip())
+
+
+def info(args: argparse.Namespace) -> int:
+    """Print the facts of an entry or a bare architecture."""
+    from . import catalog, factory
+
+    facts = factory.model_info(args.name)
+    name = facts.get("name", "")
+    facts["tags"] = catalog.tags_of(name) if name else []
+    if args.json:
+        print(_dumps(facts))
+        return 0
+    print(facts.get("full_name", facts["architecture"]) + "\n")
+    lines = [[key, value] for key, value in _info_lines(facts) if value]
+    _print_table(lines)
+    return 0
+
+
+def _info_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Terms and values of ``info``; empty values are not shown."""
+    params = f"{facts['params'] / 1e6:.2f} million"
+    if not facts.get("name"):  # a bare architecture
+        return [
+            ("family", facts["family"]),
+            ("parameters", params),
+            ("classes", f"{facts['num_classes']} by default"),
+            ("weights", "none: this is the bare architecture"),
+        ]
+    from . import catalog
+    from .data import resolve_data_config
+    from .prediction import describe_input, describe_protocol
+    from .report import describe_metrics
+
+    config = resolve_data_config(pretrained_cfg=facts)
+    dataset = catalog.datasets()[facts["dataset"]].get("title", facts["dataset"])
+    published = [
+        ("published", describe_metrics(row) + (f", {row['origin']}" if row.get("origin") else ""))
+        for row in facts["metrics"]
+    ]
+    return [
+        ("architecture", f"{facts['architecture']} (family {facts['family']})"),
+        ("parameters", params),
+        ("task", f"{facts['task']}, {facts['modality']}" + (", several labels" if facts["multi_label"] else "")),
+        ("data set", f"{dataset}, {facts['num_classes']} classes"),
+        ("input", describe_input(config)),
+        ("protocol", describe_protocol(config)),
+        *published,
+        ("pretraining", facts["pretrain"]),
+        ("data stored as", facts["resolution"]),
+        ("licence", facts["license"]),
+        ("paper", facts["paper"]),
+        ("source", facts["origin_url"]),
+        ("weights", facts["url"]),
+        ("sha256", f"{facts['hash_prefix']}..." if facts["hash_prefix"] else ""),
+        ("Hub", facts["hf_hub_id"]),
+        ("alias", facts["alias"]),
+        ("upstream name", ", ".join(facts["upstream"])),
+        ("tags", ", ".join(tag + " (this)" * (tag == facts["tag"]) for tag in facts["tags"])),
+        ("notes", facts["notes"]),
+    ]
+
+
+# convert and download ------------------------------------------------------------------------------------------------
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write a published checkpoint with videozoo's keys, as one file or as a folder."""
+    out = Path(args.out)
+    is_file = out.suffix == ".safetensors"
+    if not is_file and not args.model:
+        args.usage_error(f"{out} does not end in .safetensors, so it is a folder, which needs --model NAME")
+    if out.exists() and Path(args.file).exists() and out.samefile(args.file):
+        args.usage_error("FILE and OUT are the same file")
+    from . import checkpoint
+    from .convert import convert as convert_keys
+    from .convert import detect
+
+    weights: Any
+    if args.model:
+        from . import create_model
+
+        weights = create_model(args.model, checkpoint_path=args.file)
+    else:
+        state = checkpoint.load_state_dict(args.file)
+        if not detect(state):
+            say("warning: these keys are of no known source, so they stay as they are; --model NAME checks them.")
+        weights = convert_keys(state)
+    if is_file:
+        origin = {"source": Path(args.file).name, "source_sha256": checkpoint.sha256_file(args.file)}
+        checkpoint.save_state_dict(weights, out, metadata=origin)
+    else:
+        from .hub import save_pretrained
+
+        save_pretrained(weights, out, labels=_labels(weights.pretrained_cfg))
+    checked = f", which fit {args.model}" if args.model else ""
+    print(f"{out}: weights of {args.file}{checked}")
+    return 0
+
+
+def _labels(cfg: dict[str, Any]) -> list[str] | None:
+    from . import catalog
+
+    return cfg.get("label_names") or (catalog.labels(cfg["labels"]) if cfg.get("labels") else None)
+
+
+def download(args: argparse.Namespace) -> int:
+    """Fetch weights into the cache; an entry that fails is reported and the rest go on."""
+    failed = 0
+    for name in _names_to_download(args.names):
+        start = time.perf_counter()
+        try:
+            state = _fetch(name, args.cache_dir)
+        except EXPECTED as error:
+            _fail(error, getattr(args, "debug", False), name)
+            failed += 1
+            continue
+        size = sum(t.numel() * t.element_size() for t in state.values())
+        print(f"{name}: {size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s", flush=True)
+    return 1 if failed else 0
+
+
+def _names_to_download(names: Sequence[str]) -> list[str]:
+    """Patterns replaced by the entries that they match; ValueError for one that matches none."""
+    from .factory import list_models
+
+    found: dict[str, None] = {}
+    for name in names:
+        matches = list_models(name, pretrained=True) if set(name) & set("*?[") else [name]
+        if not matches:
+            raise ValueError(f"no published weights are called {name!r}: see 'videozoo list --pretrained'.")
+        found |= dict.fromkeys(matches)
+    return list(found)
+
+
+def _fetch(name: str, cache_dir: str | None) -> dict[str, Any]:
+    from . import hub
+    from .convert import convert as convert_keys
+    from .factory import get_pretrained_cfg
+    from .names import split_scheme
+
+    scheme, rest = split_scheme(name)
+    if scheme == "local-dir":
+        raise ValueError(f"{name} is on this machine already: nothing to download.")
+    if scheme == "hf-hub":
+        repo, _, revision = rest.partition("@")
+        hub.hub_config(repo, revision or None, cache_dir)
+        return hub.hub_state(repo, revision or None, cache_dir)
+    entry = get_pretrained_cfg(name)
+    return hub.pretrained_state(entry, lambda state: convert_keys(state, entry.conversion), cache_dir=cache_dir)
