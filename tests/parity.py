@@ -67,7 +67,8 @@ def clip(case: dict[str, Any], index: int = 0) -> torch.Tensor:
 def write_checkpoint(case: dict[str, Any], path: Path) -> Path:
     """A checkpoint file as the source publishes it."""
     state = state_dict(case)
-    content = {case["container"]: state, "meta": {"epoch": 1}} if case.get("container") else state
+    container = case.get("container", "").split(" ")[0]  # "blobs (Caffe2 names)"
+    content = {container: state, "meta": {"epoch": 1}} if container else state
     torch.save(content, path)
     return path
 

@@ -108,12 +108,13 @@ def test_the_batch_size_changes_nothing_but_the_batches(reader, batch_size):
         predict(model, reader, batch_size=0)
 
 
-def test_views_that_show_the_same_run_once():
+@pytest.mark.parametrize("count, distinct", [(3, 1), (9, 2)])
+def test_views_that_show_the_same_run_once(count, distinct):
     model = Brightness()
-    short = ArrayReader(moving_frames(3))
+    short = ArrayReader(moving_frames(count))  # nine frames: two of the clips are equal, and the other three
     found = classify(model, short)
-    assert found.views == 15 and found.repeats
-    assert sum(len(x) for x in model.inputs) == 3, "five equal clips, three crops"
+    assert found.views == 15 and found.repeats == (count < 7)
+    assert sum(len(x) for x in model.inputs) == 3 * distinct, "three crops"
     with torch.no_grad():
         wanted = softmax(model.eval()(create_transform(model)(short)).double().numpy()).mean(0)
     np.testing.assert_allclose(found.probabilities, wanted, rtol=1e-5)
@@ -257,7 +258,7 @@ def test_bad_input_is_named(tmp_path):
 
 
 def test_models_without_classifier_are_refused():
-    for model in (create_model("tsm_mobilenetv2_f8", num_classes=0), create_model("tsn_r18", features_only=True)):
+    for model in (create_model("tsm_mobilenetv2_f8", num_classes=0), create_model("tsn_r18_f8", features_only=True)):
         with pytest.raises(ValueError, match="has no classifier"):
             predict(model, VIDEO)
 
@@ -335,7 +336,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def prediction(reader):
     facts = {
-        "label_names": ['<b>first</b> & "co" ${x} $', *"abcde"],
+        "label_names": [f'<b>{name}</b> & "co" ${{x}} $' for name in "abcdef"],
         "paper": "https://example.org/a?b=1&c=2",
         "license": "apache-2.0",
         "metrics": [{"top1": 12.5, "protocol": "2 x 2", "origin": "table 3"}],
@@ -364,6 +365,12 @@ def test_the_report_says_what_was_found_and_escapes_it(prediction):
     for fact in ("moving", "40 frames, 4.00 s at 10 fps", "top-1 12.50 % (2 × 2), from table 3", "apache-2.0",
                  "5 clips × 3 crops of 32, probabilities averaged", "15 inputs in all"):  # fmt: skip
         assert fact in page.text
+
+
+def test_the_report_on_a_fast_prediction_still_states_the_published_protocol(reader):
+    page = Page(prediction_report(classify(Brightness(), reader, views="fast")))
+    assert "1 clip, centre crop of 32. " in page.text and "inputs in all" not in page.text
+    assert "Test protocol5 clips × 3 crops of 32, probabilities averaged" in page.text
 
 
 def test_paths_and_addresses_are_escaped(prediction):

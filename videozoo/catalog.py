@@ -26,6 +26,7 @@ TEST = {
     "segments": 1,
     "twice": False,
     "resize": 256,
+    "keep_ratio": True,
     "crops": 1,
     "size": 224,
     "average": "prob",
@@ -254,16 +255,15 @@ def entries() -> dict[str, Entry]:
 
 @cache
 def _by_any_name() -> dict[str, str]:
-    """Default names, aliases, upstream names and published file names to full names."""
-    index = {}
+    """Default names, aliases, upstream names and, where they are unique, published file names to full names."""
+    declared, files = {}, {}
     for entry in entries().values():
         if entry.default:
-            index[entry.name] = entry.full_name
-        published_file = entry.url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        for name in (entry.alias, *entry.upstream, published_file):
-            if name:
-                index[name] = entry.full_name
-    return index
+            declared[entry.name] = entry.full_name
+        for name in filter(None, (entry.alias, *entry.upstream)):
+            declared[name] = entry.full_name
+        files.setdefault(entry.url.rsplit("/", 1)[-1].rsplit(".", 1)[0], []).append(entry.full_name)
+    return {name: full[0] for name, full in files.items() if len(full) == 1} | declared
 
 
 def base_name(name: str) -> str:

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 something failed (reason on stderr). Wrong usage exits with 2."""
     args = _parser().parse_args(argv)
     debug = getattr(args, "debug", False)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # labels and paths may have letters that it cannot show
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         try:
@@ -219,7 +221,8 @@ def _describe(result: Prediction, topk: int) -> str:
     length = f", {video['frames'] / video['fps']:.1f} s" if video["fps"] > 0 else ""
     rows = result.top(topk)
     width = max(len(label) for _, label, _ in rows)
-    lines = [f"{video['path']}  ({video['width']}x{video['height']}, {video['frames']} frames{length})"]
+    count = f"{video['frames']} frame{'s' if video['frames'] != 1 else ''}"
+    lines = [f"{video['path']}  ({video['width']}x{video['height']}, {count}{length})"]
     lines += [f"  {label:<{width}}  {100 * p:5.1f} %  {_bar(p)}".rstrip() for _, label, p in rows]
     spent = sum(seconds.values())
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
@@ -262,9 +265,8 @@ def _as_json(result: Prediction, topk: int) -> dict[str, Any]:
 
 
 def _dumps(value: Any) -> str:
-    """JSON that the terminal's encoding can show."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    return text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+    """JSON, in ASCII where the output cannot hold every letter."""
+    return json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8")
 
 
 # list and info -------------------------------------------------------------------------------------------------------
@@ -283,7 +285,7 @@ def list_models(args: argparse.Namespace) -> int:
         patterns,
         module=args.family or "",
         pretrained=args.pretrained,
-        include_tags=args.pretrained or any("." in p for p in args.patterns),
+        include_tags=args.pretrained or args.min_top1 is not None or any("." in p for p in args.patterns),
         dataset=args.dataset,
         task=args.task,
         modality=args.modality,

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from . import catalog
-from .data import ClipTransform, ClipViews, VideoError, VideoReader, open_video, resolve_data_config
+from .data import ClipTransform, ClipViews, VideoReader, open_video, resolve_data_config
 
 VIEWS = ("full", "fast")
 CPU_BATCH, GPU_BATCH = 1, 8  # views at a time; on a CPU larger batches are slower per view and need more memory
@@ -130,7 +130,8 @@ def classify(
     with _opened(path, reader, transform.config["modality"]) as (video, opening):
         timed = _TimedReader(video, opening)
         start = time.perf_counter()
-        indices, clips = _read_views(transform, timed)
+        clips = transform.views(timed)
+        indices = transform.sample(timed)  # after reading, for a damaged video may turn out to have fewer frames
         transforming = time.perf_counter() - start - (timed.seconds - opening)
         facts = {key: getattr(video, key) for key in ("path", "width", "height", "fps")} | {"frames": len(video)}
     start = time.perf_counter()
@@ -218,17 +219,6 @@ class _TimedReader:
             return self.reader.get(indices)
         finally:
             self.seconds += time.perf_counter() - start
-
-
-def _read_views(transform: ClipTransform, reader: _TimedReader) -> tuple[np.ndarray, ClipViews]:
-    """Sampled frame numbers and uint8 views. A reader that finds fewer frames than it counted is sampled once more."""
-    count = len(reader)
-    try:
-        return transform.sample(reader), transform.views(reader)
-    except VideoError:
-        if len(reader) == count:
-            raise
-        return transform.sample(reader), transform.views(reader)
 
 
 # Scores --------------------------------------------------------------------------------------------------------------

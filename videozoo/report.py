@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import catalog
+from .data import resolve_data_config
 from .prediction import Prediction, describe_input, describe_protocol, times
 
 PAGE = Template("""<!doctype html>
@@ -226,7 +227,7 @@ def _timeline(row: Prediction) -> str:
 
 def _protocol_note(row: Prediction) -> str:
     text = f"{describe_protocol(row.config, len(row.indices))}. One input of the network: {describe_input(row.config)}."
-    counts = f" {row.views} {'inputs' if row.views > 1 else 'input'} in all."
+    counts = f" {row.views} inputs in all." if row.views > 1 else ""
     repeats = " The video is too short for this, so frames repeat." if row.repeats else ""
     return f'<p class="note">{_words(text[0].upper() + text[1:] + counts + repeats)}</p>'
 
@@ -262,13 +263,14 @@ def _timings(row: Prediction) -> dict[str, str]:
 
 def _model(row: Prediction) -> str:
     model = row.model
+    config = resolve_data_config(pretrained_cfg=model)  # the checkpoint's own, where row.config may be its short form
     facts = {
         "Name": escape(model["full_name"]),
         "Architecture": escape(str(model.get("architecture", ""))),
         "Parameters": f"{model['params'] / 1e6:.1f} million",
         "Classes": escape(_classes(model)),
-        "Input": _words(describe_input(row.config)),
-        "Test protocol": _words(describe_protocol(row.config)),
+        "Input": _words(describe_input(config)),
+        "Test protocol": _words(describe_protocol(config)),
         "Published": _published(model),
         "Pretraining": escape(model.get("pretrain") or ""),
         "Weights": escape(row.weights),

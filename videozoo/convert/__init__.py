@@ -6,16 +6,22 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from . import mmaction2
+from . import mmaction2, pyslowfast, pytorchvideo, torchvision
 
 State = dict[str, Tensor]
 
-CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor]], State]] = {"mmaction2": mmaction2.convert}
+SOURCES = {
+    "mmaction2": mmaction2,
+    "pyslowfast": pyslowfast,
+    "pytorchvideo": pytorchvideo,
+    "torchvision": torchvision,
+}
+CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor]], State]] = {k: source.convert for k, source in SOURCES.items()}
 
 
 def detect(keys: Mapping[str, Tensor]) -> str:
     """The source whose keys these are, a key of ``CONVERSIONS``; empty: they are ours, or unknown."""
-    return "mmaction2" if mmaction2.matches(keys) else ""
+    return next((name for name, source in SOURCES.items() if source.matches(keys)), "")
 
 
 def convert(state: Mapping[str, Tensor], conversion: str = "") -> State:

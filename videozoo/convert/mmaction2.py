@@ -29,12 +29,55 @@ RULES = [
     (r"\.non_local_block\.conv_out\.bn\.", ".non_local.norm."),
     # temporal shift around the first convolution
     (r"\.net\.", "."),
+    # CSN: the depthwise convolution is alone in a list
+    (r"\.conv2\.0\.conv\.", ".conv2."),
+    (r"\.conv2\.0\.bn\.", ".bn2."),
+    # X3D
+    (r"^conv1_s\.conv\.", "conv1."),
+    (r"^conv1_t\.conv\.", "conv1_t."),
+    (r"^conv1_t\.bn\.", "bn1."),
+    (r"\.se_module\.", ".se."),
+    (r"^cls_head\.fc1\.", "fc1."),
+    (r"^cls_head\.fc2\.", "fc."),
+    # C3D
+    (r"^conv(\d)([ab])\.conv\.", lambda m: f"layer{m[1]}.{'ab'.index(m[2])}.conv."),
+    # TIN: the interlacing module and the convolution behind it
+    (r"\.conv1\.conv\.net1\.", ".before."),
+    (r"\.conv1\.conv\.net2\.", ".conv1."),
+    # TANet: global and local branch
+    (r"\.tam\.G\.", ".tam.kernel."),
+    (r"\.tam\.L\.", ".tam.gate."),
+    # audio: a convolution along time and one along frequency, each with its norm
+    (
+        r"\bconv(\d)\.conv\.conv_([12])\.(conv|bn)\.",
+        lambda m: f"conv{m[1]}.{'time' if m[2] == '1' else 'frequency'}.{int(m[3] == 'bn')}.",
+    ),
+    # TPN
+    (r"^neck\.spatial_modulation\.spatial_modulation\.0\.0\.", "neck.spatial."),
+    (r"^neck\.temporal_modulation_ops\.(\d)\.conv\.conv\.", r"neck.temporal.\1."),
+    (r"^neck\.downsample_ops\.0\.conv\.conv\.", "neck.up."),
+    (r"^neck\.level_fusion_1\.", "neck.top_down."),
+    (r"^neck\.level_fusion_2\.", "neck.bottom_up."),
+    (r"^neck\.(\w+)\.downsamples\.(\d)\.conv\.", r"neck.\1.levels.\2."),
+    (r"^neck\.(\w+)\.fusion_conv\.", r"neck.\1.fuse."),
+    (r"^neck\.pyramid_fusion\.", "neck.fuse."),
+    (r"^neck\.aux_head\.", "aux."),
+    (r"^((?:neck|aux)\..*)\.(conv|bn)\.(\w+)$", lambda m: f"{m[1]}.{int(m[2] == 'bn')}.{m[3]}"),
     # convolution and norm
     (r"\.downsample\.conv\.", ".downsample.0."),
     (r"\.downsample\.bn\.", ".downsample.1."),
     (r"\bconv(\d)\.conv\.", r"conv\1."),
     (r"\bconv(\d)\.bn\.", r"bn\1."),
+    (r"\.bn_s\.", ".bn."),  # inside R(2+1)D's split convolutions
 ]
+
+IPCSN_RULES = [  # to be applied first: the list has a plain 1x1x1 convolution too
+    (r"\.conv2\.0\.(?:conv\.)?weight$", ".conv2.mix.weight"),
+    (r"\.conv2\.0\.bn\.", ".conv2.norm."),
+    (r"\.conv2\.1\.conv\.", ".conv2.depthwise."),
+    (r"\.conv2\.1\.bn\.", ".bn2."),
+]
+IPCSN_EPS = 1e-3  # of ip-CSN's batch norms
 
 MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residual blocks in layer1 to layer7
 
@@ -46,6 +89,10 @@ def matches(keys: Mapping[str, Tensor]) -> bool:
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict with our keys; keys that no rule knows stay, so that strict loading names them."""
+    if any(key.startswith("neck.") for key in state):
+        state = {re.sub(r"^backbone\.", "backbone.trunk.", key): value for key, value in state.items()}
+    if any(".conv2.1.conv." in key for key in state):
+        state = ipcsn_state(state)
     rename = mobilenet_key if "backbone.layer1.0.conv.0.conv.weight" in state else resnet_key
     converted = {rename(key): value for key, value in state.items()}
     if any(".non_local." in key for key in converted) and any(".block." in key for key in state):
@@ -59,6 +106,25 @@ def resnet_key(key: str) -> str:
     for pattern, replacement in RULES:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+def ipcsn_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ip-CSN with the parts of its bottlenecks' middle by name.
+
+    MMAction2 0.x had no norm after the plain convolution there: such files get norms that change nothing in evaluation.
+    """
+    converted = {}
+    for key, value in state.items():
+        for pattern, replacement in IPCSN_RULES:
+            key = re.sub(pattern, replacement, key)
+        converted[key] = value
+    for key, value in list(converted.items()):
+        norm = key.removesuffix("mix.weight") + "norm."
+        if key.endswith(".conv2.mix.weight") and f"{norm}weight" not in converted:
+            zeros = value.new_zeros(value.shape[0])
+            identity = {"weight": zeros + 1, "bias": zeros, "running_mean": zeros, "running_var": zeros + 1 - IPCSN_EPS}
+            converted |= {norm + name: tensor for name, tensor in identity.items()}
+    return converted
 
 
 def mobilenet_key(key: str) -> str:

@@ -11,7 +11,7 @@ __all__ = ["DATA_DEFAULTS", "TRAIN_DEFAULTS", "resolve_data_config", "resolve_mo
 DATA_DEFAULTS: dict[str, Any] = {
     "modality": "rgb",  # "rgb" | "flow"
     "in_chans": 3,
-    "sampling": "uniform",  # "uniform" | "dense"
+    "sampling": "uniform",  # "uniform" | "dense" | "spread"
     "num_frames": 8,  # of a clip
     "stride": 8,
     "clips": 1,
@@ -20,6 +20,7 @@ DATA_DEFAULTS: dict[str, Any] = {
     "positions": 10,  # dense sampling: groups of clips per video
     "stack": False,  # the num_frames fields of a flow segment become channels x1, y1, x2, y2, ...
     "resize": 256,  # short side; or (w, h): as large as fits, aspect kept; None: leave the frames as they are
+    "keep_ratio": True,  # False: (w, h) of `resize` is the exact size, whatever the frames' shape
     "crops": 1,  # 1 | 3 | 10
     "size": 224,
     "average": "prob",  # "prob" | "score": what is averaged over views
@@ -43,7 +44,7 @@ TRAIN_DEFAULTS: dict[str, Any] = {
 _TOP_KEYS = ("in_chans", "modality", "mean", "std", "value_range", "channel_order", "interpolation", "resize_backend")
 _SAMPLING_KEYS = {"kind": "sampling", "frames": "num_frames"} | {key: key for key in ("stride", "segments", "stack")}
 _TEST_KEYS = {"kind": "sampling", "twice": "twice_sample"} | {
-    key: key for key in ("clips", "segments", "positions", "resize", "crops", "size", "average")
+    key: key for key in ("clips", "segments", "positions", "resize", "keep_ratio", "crops", "size", "average")
 }
 _TRAIN_KEYS = {"crop": "train_crop", "kind": "sampling", "segments": "segments", "resize": "resize", "size": "size"} | {
     key: key for key in TRAIN_DEFAULTS if key != "train_crop"

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ava_clip", "dense_clips", "proposal_clips", "sample_views", "uniform_clips", "untrimmed_clips"]
+__all__ = [
+    "ava_clip",
+    "dense_clips",
+    "proposal_clips",
+    "sample_views",
+    "spread_clips",
+    "uniform_clips",
+    "untrimmed_clips",
+]
 
 
 def uniform_clips(
@@ -89,6 +97,23 @@ def dense_clips(
         starts = np.array([0 if places == 1 else rng.integers(places - 1)])
     offsets = ((starts[:, None] + within_group) % total).reshape(-1)
     return _fit(offsets[:, None] + np.arange(frames) * stride, total, out_of_bound)
+
+
+def spread_clips(
+    total: int, *, frames: int, stride: int = 1, clips: int = 1, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Clips whose frames are spread from the first to the last of `frames * stride`, `(clips, frames)`.
+
+    The rule of PySlowFast and PyTorchVideo: clip i starts at i / clips of the free length (with `rng` anywhere in it),
+    and its frames reach evenly to the end of its span, rounded down, so 4 frames with stride 16 are 21 apart. Frames
+    beyond the end of the video repeat its last one.
+    """
+    _check(total, frames=frames, stride=stride, clips=clips)
+    span = frames * stride
+    free = max(total - span, 0)
+    starts = np.arange(clips) * free / clips if rng is None else rng.uniform(0, free, size=clips)
+    within = np.linspace(0, span - 1, frames)
+    return np.clip(starts[:, None] + within, 0, total - 1).astype(np.int64)
 
 
 def untrimmed_clips(total: int, *, frames: int, stride: int = 16) -> np.ndarray:
@@ -210,8 +235,10 @@ def sample_views(total: int, cfg: Mapping[str, Any], rng: np.random.Generator | 
         inds = uniform_clips(total, frames=frames, stride=stride, clips=clips, twice=cfg["twice_sample"], rng=rng)
     elif cfg["sampling"] == "dense":
         inds = dense_clips(total, frames=frames, stride=stride, clips=clips, positions=cfg["positions"], rng=rng)
+    elif cfg["sampling"] == "spread":
+        inds = spread_clips(total, frames=frames, stride=stride, clips=clips, rng=rng)
     else:
-        raise ValueError(f"sampling={cfg['sampling']!r} is unknown: use 'uniform' or 'dense'.")
+        raise ValueError(f"sampling={cfg['sampling']!r} is unknown: use 'uniform', 'dense' or 'spread'.")
     return inds.reshape(-1, segments, frames) if cfg["stack"] else inds.reshape(-1, segments * frames)
 
 

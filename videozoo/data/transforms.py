@@ -370,7 +370,9 @@ class ClipTransform:
             return resize(frames, (exact, exact), keep_ratio=False, **kind)
         if cfg["resize"] is None:
             return frames
-        return resize(frames, (-1, cfg["resize"]) if isinstance(cfg["resize"], int) else cfg["resize"], **kind)
+        if isinstance(cfg["resize"], int):
+            return resize(frames, (-1, cfg["resize"]), **kind)
+        return resize(frames, cfg["resize"], keep_ratio=cfg["keep_ratio"], **kind)
 
     def _whole_clip(self, count: int) -> np.ndarray:
         """Indices (1, T) or (1, T, k) of frames that are one clip already."""

@@ -19,9 +19,19 @@ class NonLocal3d(nn.Module):
             the keys, ``dot_product`` by their number.
         sub_sample: keys and values are max-pooled by 2 in space.
         use_scale: divide ``embedded_gaussian`` similarities by the square root of the inner width.
+        pool_input: the pooling acts on the input of the projections to keys and values, not on their output.
+        out_bias: the last convolution has a bias, though a norm follows it.
     """
 
-    def __init__(self, channels: int, mode: str = "dot_product", sub_sample: bool = True, use_scale: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        mode: str = "dot_product",
+        sub_sample: bool = True,
+        use_scale: bool = False,
+        pool_input: bool = False,
+        out_bias: bool = False,
+    ):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"unknown non-local mode {mode!r}: choose one of {', '.join(MODES)}")
@@ -31,8 +41,9 @@ class NonLocal3d(nn.Module):
         self.theta = nn.Identity() if mode == "gaussian" else nn.Conv3d(channels, inner, 1)
         self.phi = nn.Identity() if mode == "gaussian" else nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
-        self.pool = nn.MaxPool3d((1, 2, 2)) if sub_sample else nn.Identity()
-        self.out = nn.Conv3d(inner, channels, 1, bias=False)
+        pool = nn.MaxPool3d((1, 2, 2)) if sub_sample else nn.Identity()
+        self.pool_before, self.pool = (pool, nn.Identity()) if pool_input else (nn.Identity(), pool)
+        self.out = nn.Conv3d(inner, channels, 1, bias=out_bias)
         self.norm = nn.BatchNorm3d(channels)
 
     def init_weights(self) -> None:
@@ -47,8 +58,9 @@ class NonLocal3d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query = self.theta(x).flatten(2).transpose(1, 2)  # (N, THW, C')
-        key = self.pool(self.phi(x)).flatten(2)  # (N, C', keys)
-        value = self.pool(self.g(x)).flatten(2).transpose(1, 2)  # (N, keys, C/2)
+        source = self.pool_before(x)
+        key = self.pool(self.phi(source)).flatten(2)  # (N, C', keys)
+        value = self.pool(self.g(source)).flatten(2).transpose(1, 2)  # (N, keys, C/2)
         similarity = query @ key  # (N, THW, keys)
         if self.mode == "dot_product":
             attention = similarity / similarity.shape[-1]

@@ -1,8 +1,8 @@
 """I3D on ResNet-50 (Carreira and Zisserman, CVPR 2017, arXiv:1705.07750; Wang et al., CVPR 2018, arXiv:1711.07971).
 
 An ImageNet ResNet inflated in time: a 5x7x7 stem, every second block with a 3x1x1 convolution, time reduced by 8 early
-on. Input ``(N, 3, T, H, W)``, T = 32 frames, one in two; ``heavy``: T = 8, one in eight, every block inflated and
-time halved once.
+on. Input ``(N, 3, T, H, W)``, T = 32 frames, one in two. ``8x8``: T = 8, one in eight, and time is only halved, once;
+``heavy``: the same with every block inflated.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ TEMPORAL_KERNELS = ((3, 3, 3), (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
 NON_LOCAL_BLOCKS = {2: (1, 3), 3: (1, 3, 5)}  # stage -> blocks that a non-local block follows
 
 
-def _i3d(non_local: str = "", **kwargs: Any) -> ResNet3d:
+def _i3d(non_local: str = "", non_local_args: dict[str, Any] | None = None, **kwargs: Any) -> ResNet3d:
     def make_non_local(stage: int, index: int, channels: int) -> nn.Module | None:
-        return NonLocal3d(channels, non_local) if non_local and index in NON_LOCAL_BLOCKS.get(stage, ()) else None
+        is_followed = non_local and index in NON_LOCAL_BLOCKS.get(stage, ())
+        return NonLocal3d(channels, non_local, **(non_local_args or {})) if is_followed else None
 
     trunk = {"temporal_kernels": TEMPORAL_KERNELS, "stem_stride": 2, "pool_stride": 2, **kwargs}
     return ResNet3d(
@@ -57,3 +58,16 @@ def i3d_nlgauss_r50_32x2(**kwargs: Any) -> ResNet3d:
 def i3d_nlembgauss_r50_32x2(**kwargs: Any) -> ResNet3d:
     """I3D, ResNet-50 with five embedded-Gaussian non-local blocks."""
     return _i3d("embedded_gaussian", **kwargs)
+
+
+@register_model
+def i3d_r50_8x8(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50, 8 frames, one in eight."""
+    return _i3d(stem_stride=1, pool_stride=1, **kwargs)
+
+
+@register_model
+def i3d_nlembgauss_r50_8x8(**kwargs: Any) -> ResNet3d:
+    """I3D, ResNet-50 with five embedded-Gaussian non-local blocks, 8 frames, one in eight."""
+    args = {"use_scale": True, "pool_input": True, "out_bias": True}
+    return _i3d("embedded_gaussian", args, stem_stride=1, pool_stride=1, **kwargs)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers import checkpoint_block
+from ..layers import checkpoint_block, window_means
 
 Features = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -80,7 +80,11 @@ class Recognizer(nn.Module):
 
     classifier = "fc"
     first_conv: tuple[str, ...] = ("conv1",)
+    num_frames: int | None = None  # frames that the network is tied to, if any
     min_frames = 1
+    fixed_size: int | None = None  # height and width that the network is tied to, if any
+    input_dims = 5
+    pool_window = 0  # side of the window that the head averages over, in cells of the last features; 0 = all of them
 
     def __init__(
         self,
@@ -114,9 +118,13 @@ class Recognizer(nn.Module):
         """The output of a stage as ``(N, C, T, H, W)``."""
         return x
 
+    def pool_windows(self, x: Features) -> torch.Tensor:
+        """``(N, C, T, H, W)`` -> ``(N, windows, num_features)``, see ``forward_windows``."""
+        return window_means(x, self.pool_window)
+
     def pool(self, x: Features) -> torch.Tensor:
         """``(N, C, T, H, W)`` -> ``(N, num_features)``."""
-        return x.mean((2, 3, 4))
+        return self.pool_windows(x).mean(1)
 
     # ------------------------------------------------------------------ forward
 
@@ -150,6 +158,17 @@ class Recognizer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
+
+    def forward_windows(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of each window of the features, ``(N, windows, num_classes)``; ``forward`` gives their mean.
+
+        There is one window unless the model has a ``pool_window`` and the clip is larger than the training crop.
+        Checkpoints with a ``pool_window`` were tested on the mean of the windows' probabilities: a test that averages
+        probabilities takes each window as a view of its own.
+        """
+        if not self.pool_window:
+            return self(x)[:, None]
+        return self.fc(self.head_drop(self.pool_windows(self.forward_features(x))))
 
     def forward_intermediates(
         self,
@@ -219,7 +238,7 @@ class Recognizer(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that put parameters into groups from input to output, for layer-wise settings."""
-        return {"stem": r"^(conv1|bn1)\.", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+        return {"stem": r"^(?:conv1|bn1)\.", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed."""

@@ -1,0 +1,85 @@
+"""`videozoo data prepare` and `videozoo data audit`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_data_commands(subparsers: Any, **options: Any) -> None:
+    """Adds the command `data` with its own commands; `options` go to every parser (`parents=...`).
+
+    A parser's default `run` takes the parsed arguments and returns the exit code.
+    """
+    parser = subparsers.add_parser("data", help="prepare and audit data sets", **options)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_prepare(commands, options)
+    _add_audit(commands, options)
+
+
+def _common(commands: Any, name: str, run: Any, text: str, options: dict[str, Any]) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", **options)
+    parser.add_argument("dataset", metavar="DATASET", help="short name, as in model names: k400, ssv2, ucf101, ...")
+    parser.add_argument("--root", required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--annotations", metavar="PATH", help="folder (audit: or file) of the annotations")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_prepare(commands: Any, options: dict[str, Any]) -> None:
+    text = "turn official annotations into list files; encode or extract frames on request"
+    parser = _common(commands, "prepare", run_prepare, text, options)
+    parser.add_argument("--split", action="append", default=[], metavar="SPLIT", help="may be repeated (default: all)")
+    parser.add_argument("--short-side", type=int, default=0, metavar="PX", help="scale videos or frames down to this")
+    parser.add_argument("--dense", action="store_true", help="encode with a key frame every 16 frames")
+    parser.add_argument("--frames", action="store_true", help="extract frames as JPEG")
+
+
+def _add_audit(commands: Any, options: dict[str, Any]) -> None:
+    text = "report missing, unreadable, duplicate and wrongly labelled videos"
+    parser = _common(commands, "audit", run_audit, text, options)
+    parser.add_argument("--split", default="val", metavar="SPLIT", help="default: val")
+    parser.add_argument("--kind", choices=("videos", "rawframes"), help="where both are there")
+    parser.add_argument("--modality", choices=("rgb", "flow"), default="rgb")
+    parser.add_argument("--out", metavar="FILE", help="write the report as JSON too")
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """0, or 1 if a video could not be read."""
+    from .prepare import prepare
+
+    reports = prepare(
+        args.dataset,
+        args.root,
+        splits=args.split,
+        annotations=args.annotations,
+        short_side=args.short_side,
+        dense=args.dense,
+        frames=args.frames,
+        workers=args.workers,
+    )
+    print(json.dumps([r.to_dict() for r in reports], indent=1) if args.json else "\n".join(map(str, reports)))
+    return int(any(report.failed for report in reports))
+
+
+def run_audit(args: argparse.Namespace) -> int:
+    """0 if nothing was found, else 1."""
+    from .annotations import atomic_text
+    from .audit import audit
+
+    report = audit(
+        args.dataset,
+        args.root,
+        args.split,
+        annotations=args.annotations,
+        kind=args.kind,
+        modality=args.modality,
+        workers=args.workers,
+    )
+    print(report.to_json() if args.json else report)
+    if args.out:
+        atomic_text(args.out, report.to_json() + "\n")
+    return int(not report.ok)

@@ -1,0 +1,204 @@
+"""``videozoo eval``: an entry on a data set, measured beside published. Torch is imported when the command runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .result import EvaluationResult
+
+TEXT = "measure a model on a data set by its own test protocol, beside the published numbers"
+MAX_LISTED = 20  # failures and changes shown in the terminal
+
+
+def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add ``eval`` to the subparsers of the command line; ``common`` has the options that all commands share."""
+    parser = commands.add_parser("eval", help=TEXT, description=f"{TEXT[0].upper()}{TEXT[1:]}.", parents=[common])
+    parser.set_defaults(run=run_eval, usage_error=parser.error, pretrained=None)
+    add = parser.add_argument
+    add("model", metavar="NAME", help="see 'videozoo list --pretrained'; also hf-hub:org/repo, local-dir:path")
+    add("--data", required=True, metavar="DIR", help="folder of the data set")
+    add("--annotations", metavar="FILE", help="list of videos and labels, if it is in no usual place of DIR")
+    add("--dataset", metavar="NAME", help="k400, ssv2, ...: the format of DIR, if it is not the model's own data set")
+    add("--split", default="val", help="part of the data set (default val)")
+    add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
+    add("--views", choices=("full", "fast"), default="full", help="the published protocol (default), or one view")
+    add("--batch-size", type=_positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
+    add("--workers", type=_count, metavar="N", help="processes that read videos (default: 0 on cpu, else up to 8)")
+    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
+    add("--amp-dtype", choices=("none", "bf16", "fp16"), default="none", help="autocast (default none)")
+    add("--save-logits", metavar="DIR", help="keep the scores of every video, so that an interrupted run can go on")
+    add("--diff", metavar="DIR", help="list the videos whose prediction differs from the scores that are saved there")
+    add("--out", metavar="FILE.html", help="write a page to look at")
+    add("--results-file", metavar="FILE", help="write the numbers to a .json or .csv file")
+    add("--limit", type=_positive, metavar="N", help="only so many videos, drawn at random")
+    add("--seed", type=int, default=0, metavar="N", help="of the draw of --limit (default 0)")
+    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    """Measure, print and write; 1 if not a single video could be read. Under torchrun one process prints and writes."""
+    if args.results_file and Path(args.results_file).suffix not in (".json", ".csv"):
+        args.usage_error(f"--results-file {args.results_file} must end in .json or .csv")
+    for option in ("out", "results_file"):
+        path = getattr(args, option)
+        if path and Path(path).is_dir():
+            args.usage_error(f"--{option.replace('_', '-')} {path} is a folder: name the file to write")
+    with _stopped_by_sigterm(), _processes() as is_first:
+        result = _evaluate(args)
+    if is_first:
+        print(describe(result), flush=True)
+        _write(args, result)
+    return 0 if result.videos else 1
+
+
+def _evaluate(args: argparse.Namespace) -> EvaluationResult:
+    from ..cli import create_from_args, pick_device
+    from ..data.datasets import load_dataset
+    from .recognition import evaluate
+    from .result import compare
+
+    model, weights, _ = create_from_args(args)
+    name = args.dataset or model.pretrained_cfg.get("dataset")
+    if not name:
+        args.usage_error(f"{args.model} names no data set: give --dataset")
+    modality = model.pretrained_cfg.get("modality", "rgb")
+    dataset = load_dataset(name, args.data, split=args.split, annotations=args.annotations, modality=modality)
+    result = evaluate(
+        model,
+        dataset,
+        views=args.views,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=_own_device(pick_device(args.device)),
+        amp_dtype=args.amp_dtype,
+        save_logits=args.save_logits,
+        limit=args.limit,
+        seed=args.seed,
+        weights=weights,
+        progress=sys.stderr.isatty(),
+    )
+    return compare(result, args.diff) if args.diff else result
+
+
+def _own_device(device: str) -> str:
+    """One GPU for each process of a machine."""
+    import torch
+
+    local_rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{int(local_rank) % torch.cuda.device_count()}" if device == "cuda" and local_rank else device
+
+
+@contextmanager
+def _processes() -> Iterator[bool]:
+    """Joins the processes that torchrun has started, if any; gives whether this one speaks for them.
+
+    What they exchange are scores, which lie in main memory: gloo carries them, whatever device the network is on.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield True
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # who is done first waits for the slowest
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Being told to stop by torchrun or a scheduler ends the block as Ctrl-C does: scores so far are written."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Output --------------------------------------------------------------------------------------------------------------
+
+
+def describe(result: EvaluationResult) -> str:
+    """Lines for people: measured beside published, protocol, failures, time."""
+    from .result import table_rows
+
+    split = f", {result.dataset['split']}" if result.dataset.get("split") else ""
+    lines = [f"{result.model['full_name']} on {result.dataset['title']}{split}", f"  {result.protocol}", ""]
+    lines.append(f"  {'':<22}{'published':>10}{'measured':>10}{'difference':>12}")
+    for row in table_rows(result.to_dict()):
+        cells = ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("published", "measured")]
+        difference = "" if row["difference"] is None else f"{row['difference']:+.2f}"
+        lines.append(f"  {row['metric']:<22}{cells[0]:>10}{cells[1]:>10}{difference:>12}".rstrip())
+    saved = f", {result.resumed} from saved scores" if result.resumed else ""
+    lines += ["", f"  {len(result.videos)} videos measured{saved}, {len(result.failures)} could not be read"]
+    shared = f", {result.processes} processes" if result.processes > 1 else ""
+    lines.append(
+        f"  {result.seconds:.1f} s, {result.seconds_per_video:.3f} s a video on {result.device}{shared} "
+        f"({result.precision})"
+    )
+    if result.remark:
+        lines.append(f"  {result.remark}")
+    lines += _listed("could not be read", [f"{f.video}: {f.reason}" for f in result.failures])
+    if result.comparison is not None:
+        lines += _changes(result)
+    return "\n".join(lines)
+
+
+def _changes(result: EvaluationResult) -> list[str]:
+    comparison, names = result.comparison, result.class_names
+    changes = [
+        f"{c.video}: {names[c.before]} -> {names[c.after]} (true: {', '.join(names[i] for i in c.labels)})"
+        for c in comparison.changes
+    ]
+    summary = f"  {len(changes)} of {comparison.common} predictions differ from {comparison.other}"
+    return ["", summary, *_listed("changed", changes)]
+
+
+def _listed(what: str, items: list[str]) -> list[str]:
+    lines = [f"    {what}: {item}" for item in items[:MAX_LISTED]]
+    return lines + ([f"    ... and {len(items) - MAX_LISTED} more, see --out"] if len(items) > MAX_LISTED else [])
+
+
+def _write(args: argparse.Namespace, result: EvaluationResult) -> None:
+    from ..cli import say
+    from .report import write_evaluation_report, write_page
+    from .result import csv_text, table_rows
+
+    if args.results_file:
+        facts = result.to_dict()
+        if args.results_file.endswith(".json"):
+            text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        else:
+            text = csv_text(table_rows(facts))
+        write_page(args.results_file, text)
+        say(f"wrote {args.results_file}")
+    if args.out:
+        write_evaluation_report(args.out, result)
+        say(f"wrote {args.out}")

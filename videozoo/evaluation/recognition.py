@@ -1,0 +1,408 @@
+"""Classifiers on a whole data set, by the test protocol of their checkpoint.
+
+Each video is decoded once, in worker processes, and stays uint8; views are cut out, normalised and averaged on the
+model's device. Where ``torch.distributed`` is initialised every process takes its share of the videos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .. import catalog
+from ..data import ClipTransform, ClipViews
+from ..data.datasets import Dataset
+from ..data.official import class_key
+from ..prediction import (
+    average_views,
+    class_names,
+    default_batch_size,
+    eval_mode,
+    full_name,
+    model_facts,
+    protocol_transform,
+    view_logits,
+)
+from .metrics import evaluate as compute_metrics
+from .metrics import many_hot
+from .result import EvaluationResult, Failure
+from .storage import ScoreStore
+
+# What a damaged video may raise: VideoError and the errors of decoders among them. Anything else stops the run.
+UNREADABLE = (ValueError, OSError, EOFError, LookupError, RuntimeError, MemoryError)
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_WORKERS = 8
+PUBLISHED_NAMES = {  # (metric, key of its result): what published tables call it
+    ("top_k_accuracy", "top1_acc"): "top1",
+    ("top_k_accuracy", "top5_acc"): "top5",
+    ("mean_average_precision", "mean_average_precision"): "mAP",
+    ("mmit_mean_average_precision", "mean_average_precision"): "mmit_mAP",
+}
+Scores = dict[int, np.ndarray]  # (classes,) float32 by number of the video
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    views: str = "full",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | torch.device | None = None,
+    amp_dtype: str = "none",
+    save_logits: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    weights: str = "",
+    progress: bool = False,
+) -> EvaluationResult:
+    """Measure a classifier on a data set, by the protocol of its checkpoint (``model.pretrained_cfg``).
+
+    A video that cannot be read is listed in the result and left out of the metrics; it does not stop the run. Where
+    ``torch.distributed`` is initialised the processes share the videos, and all of them return the whole result.
+
+    Args:
+        dataset: as made by ``videozoo.data.load_dataset``.
+        views: "full" is the published protocol, "fast" one clip from the middle of the video and the centre crop.
+        batch_size: views in the network at a time, of one or several videos; by default 1 on a CPU and 8 elsewhere.
+        workers: processes that read videos; by default none on a CPU, else one a core, at most 8.
+        device: the model is moved there and stays there; None leaves it where it is.
+        amp_dtype: "none", "bf16" or "fp16": autocast.
+        save_logits: folder for the scores of each video. A run that was interrupted goes on from there, without
+            computing them anew; the folder of another run (weights, protocol, precision, videos) is a ValueError.
+        limit: measure so many videos only, drawn at random with ``seed``.
+        weights: kept in the result.
+        progress: show a bar with the remaining time on stderr.
+
+    Raises:
+        ValueError: wrong argument, a model that is no classifier of frames, or labels that do not fit it.
+    """
+    if amp_dtype not in AMP_DTYPES:
+        raise ValueError(f"amp_dtype={amp_dtype!r} is unknown: use 'none', 'bf16' or 'fp16'.")
+    for name, value in {"batch_size": batch_size, "limit": limit}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+    transform = protocol_transform(model, views)
+    if dataset.modality != transform.config["modality"]:
+        raise ValueError(
+            f"the model takes {transform.config['modality']}, the data set is opened as {dataset.modality}: "
+            f"use load_dataset(..., modality={transform.config['modality']!r})."
+        )
+    labels = _labels(dataset, model)
+    if device is not None:
+        model.to(device)
+    names = video_names(dataset)
+    chosen = _choose(len(dataset), limit, seed)
+    with _first_rank_first():
+        store = _store(save_logits, model, names, transform, views, amp_dtype)
+    saved, earlier = store.read()
+    pending, saved = _share(chosen, saved)
+    start = time.monotonic()
+    videos = _Videos(dataset, transform, pending)
+    loader = _loader(videos, workers, next(model.parameters()).device)
+    scores, unread = _run(model, loader, transform, store, batch_size, AMP_DTYPES[amp_dtype], progress)
+    spent = time.monotonic() - start + (earlier if rank() == 0 else 0.0)
+    parts = _all_gather((saved, scores, unread, spent))
+    scores = {number: row for part in parts for number, row in (part[0] | part[1]).items()}
+    unread = {number: reason for part in parts for number, reason in part[2].items()}
+    measured = sorted(scores)
+    table = np.stack([scores[n] for n in measured]) if measured else np.zeros((0, model.num_classes), np.float32)
+    return EvaluationResult(
+        model=model_facts(model),
+        dataset=_dataset_facts(dataset),
+        config=transform.config,
+        metrics=_metrics(dataset, table, measured),
+        published=_published(model),
+        remark=_remark(model, dataset, views, len(chosen)),
+        videos=[names[n] for n in measured],
+        labels=[labels[n] for n in measured],
+        scores=table,
+        class_names=_class_names(model, dataset),
+        failures=[Failure(names[n], unread[n]) for n in sorted(unread)],
+        resumed=sum(len(part[0]) for part in parts),
+        seconds=sum(part[3] for part in parts),
+        device=str(next(model.parameters()).device),
+        precision=_precision(model, amp_dtype),
+        processes=world_size(),
+        weights=weights,
+    )
+
+
+# Scoring -------------------------------------------------------------------------------------------------------------
+
+
+class _Videos(torch.utils.data.Dataset):
+    """The number of each video with its uint8 views, or with the reason why it cannot be read."""
+
+    def __init__(self, dataset: Dataset, transform: ClipTransform, numbers: Sequence[int]) -> None:
+        self.dataset, self.transform, self.numbers = dataset, transform, numbers
+        self.num_threads = 0  # of the decoder
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> tuple[int, ClipViews | str]:
+        number = self.numbers[place]
+        try:
+            with self.dataset.open(number, num_threads=self.num_threads) as reader:
+                return number, self.transform.views(reader)
+        except UNREADABLE as error:
+            return number, str(error) or type(error).__name__
+
+
+def _loader(videos: _Videos, workers: int | None, device: torch.device) -> torch.utils.data.DataLoader:
+    if workers is None:
+        workers = 0 if device.type == "cpu" else min(MAX_WORKERS, os.cpu_count() or 1)
+    videos.num_threads = 1 if workers else 0
+    workers = min(workers, len(videos))
+    return torch.utils.data.DataLoader(
+        videos, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=_ignore_interrupts
+    )
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C and schedulers stop all processes at once; the main one saves its scores first and then ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _run(
+    model: nn.Module,
+    loader: Iterable[tuple[int, ClipViews | str]],
+    transform: ClipTransform,
+    store: ScoreStore,
+    batch_size: int | None,
+    amp_dtype: torch.dtype | None,
+    progress: bool,
+) -> tuple[Scores, dict[int, str]]:
+    """Scores of the videos of ``loader``, and the reasons why others cannot be read; scores are stored on the way."""
+    from tqdm import tqdm
+
+    scores: Scores = {}
+    unread: dict[int, str] = {}
+    batch_size = batch_size or default_batch_size(next(model.parameters()).device)
+    bar = tqdm(total=len(loader), unit="video", disable=not progress or rank() > 0, smoothing=0.05)
+
+    def readable() -> Iterator[tuple[int, ClipViews]]:
+        for number, views in loader:
+            if isinstance(views, str):
+                unread[number] = views
+                bar.update()
+            else:
+                yield number, views
+
+    try:
+        with bar, eval_mode(model), torch.inference_mode():
+            for number, row in _scores(model, readable(), transform, batch_size, amp_dtype):
+                scores[number] = row
+                store.add(number, row)
+                bar.update()
+    finally:
+        store.flush()
+    return scores, unread
+
+
+def _scores(
+    model: nn.Module,
+    videos: Iterable[tuple[int, ClipViews]],
+    transform: ClipTransform,
+    batch_size: int,
+    amp_dtype: torch.dtype | None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Averaged scores of each video, as soon as its last view is through; a batch may hold views of several videos."""
+    average, multi_label = transform.config["average"], bool(model.pretrained_cfg.get("multi_label"))
+    views = _single_views(videos, next(model.parameters()).device)
+    logits: dict[int, list[torch.Tensor]] = defaultdict(list)
+    while batch := list(islice(views, batch_size)):
+        rows = view_logits(model, torch.stack([view for _, _, view in batch]), transform, amp_dtype)
+        for (number, count, _), row in zip(batch, rows, strict=True):
+            logits[number].append(row)
+            if len(logits[number]) == count:
+                scores = average_views(torch.stack(logits.pop(number)), average, multi_label)
+                yield number, scores.float().numpy()
+
+
+def _single_views(
+    videos: Iterable[tuple[int, ClipViews]], device: torch.device
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Number of the video, number of its views, and a view (T, H, W, C); distinct frames go to the device once."""
+    for number, views in videos:
+        views.frames = views.frames.to(device)
+        for view in views:
+            yield number, len(views), view
+
+
+# Processes -----------------------------------------------------------------------------------------------------------
+
+
+def rank() -> int:
+    """Number of this process under ``torch.distributed``; 0 without it."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes under ``torch.distributed``; 1 without it."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _all_gather(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def _first_rank_first() -> Iterator[None]:
+    """The block runs in process 0, then in the others."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and world_size() > 1:
+        dist.barrier()
+
+
+def _share(chosen: Sequence[int], saved: Scores) -> tuple[list[int], Scores]:
+    """The videos that this process has to score, and the saved scores that no process before it has."""
+    held = _all_gather(sorted(saved.keys() & set(chosen)))
+    pending = sorted(set(chosen).difference(*held))
+    before = set().union(*held[: rank()])
+    return pending[rank() :: world_size()], {n: saved[n] for n in held[rank()] if n not in before}
+
+
+# What is measured ----------------------------------------------------------------------------------------------------
+
+
+def video_names(dataset: Dataset) -> list[str]:
+    """A name for each sample: its path, with the frames where it is only a part of a video."""
+    return [
+        f"{sample.path}[{sample.start}:{sample.start + sample.num_frames}]" if sample.start else sample.path
+        for sample in dataset
+    ]
+
+
+def _labels(dataset: Dataset, model: nn.Module) -> list[tuple[int, ...]]:
+    """Classes of every video, as rows of the model's scores; ValueError if model and data set do not fit together."""
+    if not len(dataset):
+        raise ValueError(f"{dataset.name}, split {dataset.split!r}, has no videos: check {dataset.source}.")
+    if dataset.num_classes != model.num_classes:
+        raise ValueError(
+            f"the model has {model.num_classes} classes, {dataset.name} has {dataset.num_classes}: "
+            "choose a model of this data set, or name the data set that the model was made for."
+        )
+    own = model.pretrained_cfg.get("label_names") or []
+    for index, pair in enumerate(zip(own, dataset.class_names, strict=False)):
+        if class_key(pair[0]) != class_key(pair[1]):
+            raise ValueError(
+                f"class {index} is {pair[0]!r} in the model and {pair[1]!r} in {dataset.name}: "
+                "the classes are in another order, so the numbers would be wrong."
+            )
+    offsets = dict(zip(dataset.categories, np.cumsum([0, *dataset.categories.values()]).tolist(), strict=False))
+    labels = [_as_rows(sample.label, offsets) for sample in dataset]
+    if (-1,) in labels:
+        raise ValueError(f"{dataset.source} has videos without label, such as a test set: choose a split with labels.")
+    return labels
+
+
+def _as_rows(label: Any, offsets: Mapping[str, int]) -> tuple[int, ...]:
+    if isinstance(label, Mapping):
+        return tuple(offsets[category] + index for category, indices in label.items() for index in indices)
+    return label if isinstance(label, tuple) else (label,)
+
+
+def _choose(count: int, limit: int | None, seed: int) -> list[int]:
+    if limit is None or limit >= count:
+        return list(range(count))
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False)).tolist()
+
+
+def _store(
+    folder: str | os.PathLike[str] | None,
+    model: nn.Module,
+    names: list[str],
+    transform: ClipTransform,
+    views: str,
+    amp_dtype: str,
+) -> ScoreStore:
+    if folder is None:
+        return ScoreStore(None, {}, names)
+    fingerprint = {
+        "weights": _weights_hash(model),
+        "protocol": json.dumps({"views": views, **transform.config}, sort_keys=True),
+        "precision": _precision(model, amp_dtype),
+        "videos": hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+    }
+    return ScoreStore(folder, fingerprint, names, {"model": full_name(model.pretrained_cfg)})
+
+
+def _weights_hash(model: nn.Module) -> str:
+    """sha256 of architecture, names, types and values of all weights."""
+    digest = hashlib.sha256(str(model.pretrained_cfg.get("architecture", type(model).__name__)).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _precision(model: nn.Module, amp_dtype: str) -> str:
+    name = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return name if amp_dtype == "none" else f"{name}, autocast to {amp_dtype}"
+
+
+def _metrics(dataset: Dataset, scores: np.ndarray, measured: Sequence[int]) -> dict[str, float]:
+    """The data set's metrics in percent, by the names of published tables; none if there are no scores."""
+    labels = [dataset[number].label for number in measured]
+    if dataset.multi_label:
+        labels = many_hot(labels, dataset.num_classes)
+    result = {}
+    for name in dataset.metrics if len(scores) else ():
+        values = compute_metrics(scores, labels, name, categories=dataset.categories or None)
+        result |= {PUBLISHED_NAMES.get((name, key), key): 100 * value for key, value in values.items()}
+    return result
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    title = catalog.datasets()[dataset.name].get("title", dataset.name)
+    return {"name": dataset.name, "title": title, "split": dataset.split, "videos": len(dataset)}
+
+
+def _class_names(model: nn.Module, dataset: Dataset) -> list[str]:
+    return list(dataset.class_names) or class_names(model.pretrained_cfg, model.num_classes)
+
+
+def _published(model: nn.Module) -> dict[str, Any]:
+    """Published results under the model's own protocol."""
+    rows = model.pretrained_cfg.get("metrics") or ()
+    return next((dict(row) for row in rows if not row.get("protocol")), {})
+
+
+def _remark(model: nn.Module, dataset: Dataset, views: str, chosen: int) -> str:
+    """In what a measurement differs from the one behind the published numbers, as far as that is known."""
+    parts = []
+    if views == "fast":
+        parts.append("one view of each video, where the published test has more")
+    if chosen < len(dataset):
+        parts.append(f"{chosen} of {len(dataset)} videos, drawn at random")
+    own = model.pretrained_cfg.get("dataset")
+    if own and own != dataset.name:
+        parts.append(f"another data set than that of the published numbers ({own})")
+    return f"Not comparable with published numbers: {'; '.join(parts)}." if parts else ""

@@ -1,0 +1,73 @@
+"""Channel-separated networks, CSN (Tran et al., ICCV 2019, arXiv:1904.02811).
+
+A bottleneck ResNet whose 3x3x3 convolutions are depthwise, so that channels interact in 1x1x1 convolutions only.
+"ir" (interaction-reduced) is that; "ip" (interaction-preserved) puts one more 1x1x1 convolution with norm, without
+ReLU, in front of the depthwise one. Time is halved by the last three stages. Input ``(N, 3, T, H, W)``,
+T = 32 frames, one in two.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+
+from ..registry import register_model
+from .resnet3d import Bottleneck3d, ResNet3d, Stride, stage_kernels
+
+STRIDES: tuple[Stride, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+
+
+def reduced_block(
+    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
+) -> Bottleneck3d:
+    """Bottleneck with a depthwise kernel_t x 3 x 3 convolution in the middle."""
+    return Bottleneck3d(in_chs, width, 1, stride, after, norm_eps, _depthwise(width, kernel_t, stride))
+
+
+def preserved_block(
+    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
+) -> Bottleneck3d:
+    """As ``reduced_block`` with a 1x1x1 convolution and norm in front of the depthwise convolution."""
+    middle = {
+        "mix": nn.Conv3d(width, width, 1, bias=False),
+        "norm": nn.BatchNorm3d(width, norm_eps),
+        "depthwise": _depthwise(width, kernel_t, stride),
+    }
+    return Bottleneck3d(in_chs, width, 1, stride, after, norm_eps, nn.Sequential(OrderedDict(middle)))
+
+
+def _depthwise(width: int, kernel_t: int, stride: Stride) -> nn.Conv3d:
+    padding = (kernel_t // 2, 1, 1)
+    return nn.Conv3d(width, width, (kernel_t, 3, 3), stride, padding, groups=width, bias=False)
+
+
+def _csn(depth: int, preserved: bool = False, **kwargs: Any) -> ResNet3d:
+    block = preserved_block if preserved else reduced_block
+    kernels = stage_kernels(depth, (3, 3, 3, 3))
+    return ResNet3d(kernels, block=block, strides=STRIDES, stem_kernel=(3, 7, 7), **{"norm_eps": 1e-3, **kwargs})
+
+
+@register_model
+def ircsn_r50_32x2(**kwargs: Any) -> ResNet3d:
+    """Interaction-reduced CSN, ResNet-50, 32 frames, one in two."""
+    return _csn(50, **kwargs)
+
+
+@register_model
+def ircsn_r101_32x2(**kwargs: Any) -> ResNet3d:
+    """Interaction-reduced CSN, ResNet-101, 32 frames, one in two; batch norms have the usual epsilon."""
+    return _csn(101, **{"norm_eps": 1e-5, **kwargs})
+
+
+@register_model
+def ircsn_r152_32x2(**kwargs: Any) -> ResNet3d:
+    """Interaction-reduced CSN, ResNet-152, 32 frames, one in two."""
+    return _csn(152, **kwargs)
+
+
+@register_model
+def ipcsn_r152_32x2(**kwargs: Any) -> ResNet3d:
+    """Interaction-preserved CSN, ResNet-152, 32 frames, one in two."""
+    return _csn(152, preserved=True, **kwargs)
