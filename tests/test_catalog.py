@@ -103,6 +103,14 @@ def test_rules_across_entries(text, message):
         catalog.check_entries(read_table(text, "tsn.toml"))
 
 
+def test_fused_rows_name_both_entries():
+    rows = {(e.full_name, m["fused_with"]): m for e in ENTRIES for m in e.metrics if "fused_with" in m}
+    assert all(partner in catalog.entries() for _, partner in rows)
+    assert rows["tsn_r50_f8_k400.mma0", "tsn_r50_f8_k400_flow.mma0"]["top1"] == 74.64
+    audio = rows["tsn_r18_64x1_k400_audio.mma0", "tsn_r50_f3_k400.mma0_320p_video"]
+    assert audio["top1"] == rows["tsn_r50_f3_k400.mma0_320p_video", "tsn_r18_64x1_k400_audio.mma0"]["top1"] == 71.5
+
+
 def test_protocols_follow_the_published_configurations():
     def protocol(name):
         test = catalog.find_entry(name).test

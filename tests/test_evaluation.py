@@ -20,6 +20,7 @@ from videozoo.catalog import datasets
 from videozoo.cli import main
 from videozoo.data.datasets import load_dataset
 from videozoo.evaluation import compare, evaluate, storage
+from videozoo.evaluation.fusion import fuse
 from videozoo.evaluation.overview import overview_report
 from videozoo.evaluation.report import evaluation_report
 from videozoo.evaluation.storage import ScoreStore, StorageError, read_scores
@@ -257,6 +258,40 @@ def test_views_of_sliding_heads_count_one_by_one(videos):
     np.testing.assert_allclose(result.scores[0], expected, rtol=1e-4)
     probabilities = dict(videozoo.predict(net, video, topk=400))
     np.testing.assert_allclose([probabilities[f"class {i}"] for i in range(400)], expected, rtol=1e-4)
+
+
+def test_views_of_short_videos_that_show_the_same(checkpoint, videos):
+    net = small_model(checkpoint, clips=5, segments=1, average="prob", crops=3, resize=32).eval()
+    net.pretrained_cfg["sampling"] = {"kind": "uniform", "frames": 4, "stride": 8}  # longer than the videos
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    result = evaluate(net, load_dataset("k400", videos), limit=2)
+    assert len(passes) == 2 * 3  # the five clips are one
+    for video, scores in zip(result.videos, result.scores, strict=True):
+        probabilities = dict(videozoo.predict(net, videos / "videos_val" / video, topk=400))
+        expected = [probabilities[label] for label in videozoo.labels("k400")]
+        np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+def test_sound(videos, tmp_path):
+    import wave
+
+    for number in range(2):
+        with wave.open(str(tmp_path / f"v{number}.wav"), "wb") as file:
+            file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
+            file.writeframes((8000 * np.sin(np.arange(16000 * 3) * (number + 1) / 9)).astype(np.int16).tobytes())
+    (tmp_path / "silent.mp4").write_bytes((videos / "videos_val" / "v0.mp4").read_bytes())
+    write_list(tmp_path / "kinetics400_val_list_videos.txt", ["v0.wav 1", "v1.wav 2", "silent.mp4 3", "gone.mp4 4"])
+    net = videozoo.create_model("tsn_r18_64x1_k400_audio").eval()
+    torch.nn.init.normal_(net.fc.weight)
+    result = evaluate(net, load_dataset("k400", tmp_path))
+    assert result.videos == ["v0.wav", "v1.wav", "silent.mp4"]  # the published test has silence where there is no sound
+    assert [failure.video for failure in result.failures] == ["gone.mp4"]
+    for video, scores in zip(result.videos[:2], result.scores, strict=False):
+        best = videozoo.labels("k400")[scores.argmax()]
+        assert videozoo.predict(net, tmp_path / video, topk=1) == [(best, pytest.approx(float(scores.max()), rel=1e-4))]
+    assert not np.allclose(result.scores[0], result.scores[2], rtol=0.1)
+    assert "silent.mp4" not in evaluation_report(result) and "gone.mp4" in evaluation_report(result)
 
 
 # From the command line -----------------------------------------------------------------------------------------------
@@ -585,3 +620,28 @@ def test_benchmark_runs_what_is_not_done_yet(folder, videos, tmp_path, monkeypat
     assert accuracy.model_names(["tsn_r50_f3_k400*"])[0] == "tsn_r50_f3_k400.mma0"
     assert accuracy.main(["tsn_r50_f6_mit", "--data", "k400=/nowhere", "--out", str(tmp_path / "none")]) == 1
     assert "mit" in (tmp_path / "none" / "accuracy.html").read_text()
+
+
+# Fusion --------------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_two_runs_are_fused_beside_the_published_pair(folder, model, videos, tmp_path, capsys):
+    dataset = load_dataset("k400", videos)
+    first = evaluate(model, dataset)
+    second = evaluate(model, dataset, views="fast", save_logits=tmp_path / "flow")
+    (tmp_path / "flow" / "run.json").write_text(
+        (tmp_path / "flow" / "run.json").read_text().replace(".mp4", "").replace('"v4"', '"another"')
+    )  # as a run on flow folders names them, and without one of the videos
+    partner = json.loads((tmp_path / "flow" / "run.json").read_text())["model"]
+    first.model["metrics"] = [{"top1": 50.0, "fused_with": partner, "origin": "table 2"}]
+
+    fused = fuse(first, dataset, tmp_path / "flow", weight=1.0)
+    assert fused.videos == [f"v{i}.mp4" for i in range(4)] and fused.failures[-1].video == "v4.mp4"
+    assert np.allclose(fused.scores, first.scores[:4] + second.scores[:4])
+    hits = (fused.scores.argmax(1) == np.array(LABELS[:4])).mean()
+    assert fused.metrics["top1"] == pytest.approx(100 * hits) and fused.published["top1"] == 50.0
+    assert fuse(first, dataset, tmp_path / "flow", weight=0.5).published == {}
+
+    arguments = ("eval", f"local-dir:{folder}", "--data", videos, "--fuse", tmp_path / "flow", "--fuse-weight", "0.5")
+    code, out, _ = run_cli(capsys, *arguments)
+    assert code == 0 and "fused 1:0.5" in out and "v4.mp4" in out

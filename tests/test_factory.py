@@ -65,7 +65,9 @@ def test_list_models():
     pretrained = videozoo.list_models("slowfast*", dataset="k400", pretrained=True)
     assert "slowfast_r50_8x8_k400.mma0" in pretrained and all("." in name for name in pretrained)
     assert videozoo.list_pretrained("tsn_r50_f3_k400") == videozoo.list_pretrained("tsn_r50_f3_k400.*") != []
-    assert videozoo.list_models("tsm*", exclude_filters="*_nl*") == [n for n in videozoo.list_models("tsm*") if "_nl" not in n]
+    assert videozoo.list_models("tsm*", exclude_filters="*_nl*") == [
+        n for n in videozoo.list_models("tsm*") if "_nl" not in n
+    ]
     assert videozoo.list_models(["tsn_r18*", "i3d_heavy*"], include_tags=False, module="i3d") == ["i3d_heavy_r50_8x8"]
     assert set(videozoo.list_models(modality="flow")) == {n for n in videozoo.list_models("*_flow")}
     best = videozoo.list_models(min_top1=80, dataset="k400", pretrained=True)
@@ -107,15 +109,22 @@ def test_model_info_and_table():
         ("tsn_r18_hvu_event", 11211909), ("tsn_r18_hvu_scene", 11303736), ("tsn_r101_mmit", 43141497),
         ("tsn_r50_ucf101", 23714981), ("tsn_r50_mit", 24202643), ("tsn_r50_hmdb51", 23612531),
         ("tsn_r50_anet_flow", 23939784), ("tsn_r50_anet", 23917832), ("tsn_r50_k600", 24737432),
-        ("tsn_r50_k700", 24942332),
+        ("tsn_r50_k700", 24942332), ("c3d_ucf101", 78409573), ("ircsn_r152_k400", 29703568),
+        ("r2plus1d_r34_8x8_k400", 63759281), ("tanet_r50_k400", 25590320), ("tin_r50_ssv1", 23895566),
+        ("tin_r50_k400", 24358640), ("tpn_slowonly_r50_k400", 91498336), ("x3d_m_k400.mma0", 3794322),
+        ("tsn_r18_k400_audio", 11375440),
     ],
 )  # fmt: skip
 def test_parameter_counts_are_the_published_ones(name, params):
     assert videozoo.model_info(name)["params"] == params
 
 
-def test_published_heavy_i3d_parameters():
-    assert videozoo.model_info("i3d_heavy_r50_8x8")["params"] == 33024208
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("i3d_heavy_r50_8x8", 33024208), ("audioonly_r50_64x1", 6315728), ("tsn_r50_64x1", 24321360)],
+)
+def test_parameter_counts_of_networks_without_published_weights(name, params):
+    assert videozoo.model_info(name)["params"] == params
 
 
 # ------------------------------------------------------------------ weights

@@ -10,9 +10,11 @@ import torch
 import videozoo
 from videozoo import registry
 from videozoo.models.recognizer import Recognizer
+from videozoo.names import natural_key
 
 FROZEN = Path(__file__).parent / "data" / "state_dict_keys.json"
-ARCHITECTURES = registry.architectures()
+ARCHITECTURES = sorted(registry.architectures(), key=natural_key)
+ONE_OF_EACH_FAMILY = {registry.module_of(name): name for name in reversed(ARCHITECTURES)}
 CLASSES = 7
 
 
@@ -99,11 +101,15 @@ def test_head_and_intermediates(model):
 
 def test_feature_info_states_channels_and_reduction(model):
     clips = small_clips(model, batch=1)
-    net = videozoo.create_model(model.pretrained_cfg["architecture"], features_only=True, out_indices=(0, -2, -1)).eval()
+    net = videozoo.create_model(
+        model.pretrained_cfg["architecture"], features_only=True, out_indices=(0, -2, -1)
+    ).eval()
     with torch.inference_mode():
         levels = net(clips)
     assert len(levels) == 3
-    for level, channels, reduction in zip(levels, net.feature_info.channels(), net.feature_info.reduction(), strict=True):
+    for level, channels, reduction in zip(
+        levels, net.feature_info.channels(), net.feature_info.reduction(), strict=True
+    ):
         if not isinstance(level, tuple):
             level, channels, reduction = (level,), (channels,), (reduction,)
         for tensor, chs, (time, space) in zip(level, channels, reduction, strict=True):
@@ -160,3 +166,15 @@ def test_state_dict_keys_are_a_public_contract(model):
     frozen = json.loads(FROZEN.read_text())
     architecture = model.pretrained_cfg["architecture"]
     assert frozen.get(architecture) == digest, f'if this change is meant, state "{architecture}": "{digest}"'
+
+
+@pytest.mark.parametrize("architecture", ONE_OF_EACH_FAMILY.values(), ids=ONE_OF_EACH_FAMILY)
+def test_compiles_as_one_graph(architecture):
+    torch.manual_seed(0)
+    model = videozoo.create_model(architecture, num_classes=CLASSES).eval()
+    clips = small_clips(model)
+    with torch.inference_mode():
+        expected = model(clips)
+        actual = torch.compile(model, backend="aot_eager", fullgraph=True)(clips)
+    torch._dynamo.reset()
+    assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)

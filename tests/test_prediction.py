@@ -1,4 +1,5 @@
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -238,8 +239,20 @@ def test_flow_models_read_folders_of_flow(tmp_path):
     assert "data:image/jpeg" in prediction_report(found)
 
 
-def test_flow_models_say_what_they_need(tmp_path):
-    with pytest.raises(VideoError, match=r"folder of x_\*.jpg and y_\*.jpg"):
+def test_flow_of_a_video_is_computed(monkeypatch):
+    def move_right(first, second):
+        return np.full((*first.shape[:2], 2), (5.0, 0.0), np.float32)
+
+    monkeypatch.setattr("videozoo.data.flow._flow_function", lambda method: move_right)
+    model = flow_model()
+    found = classify(model, VIDEO)
+    assert found.video["frames"] == 23 and model.inputs[0].shape[1] == 10
+    assert model.inputs[0][0, :2, 0, 0, 0].tolist() == [31 / 128, 0.0]  # 127.5 + 5 / 20 * 127.5, rounded, and none
+
+
+def test_flow_models_say_what_they_need(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match=r"pip install 'videozoo\[flow\]'"):
         predict(flow_model(), VIDEO)
     Image.fromarray(moving_frames(1)[0]).save(tmp_path / "img_00001.png")
     with pytest.raises(VideoError, match="holds no flow images"):
@@ -253,8 +266,15 @@ def test_bad_input_is_named(tmp_path):
         predict(Brightness(), moving_frames())
     with pytest.raises(ValueError, match="topk=0"):
         predict(Brightness(), VIDEO, topk=0)
-    with pytest.raises(ValueError, match="takes audio"):
-        predict(Brightness(modality="audio"), VIDEO)
+    with pytest.raises(VideoError, match="has no sound"):
+        predict(create_model("tsn_r18_k400_audio"), VIDEO)
+
+
+def test_sound_of_a_video_is_classified():
+    found = classify(create_model("tsn_r18_k400_audio"), VIDEO.parent / "test.avi")
+    assert found.views == 1 and found.probabilities.sum() == pytest.approx(1)
+    page = prediction_report(found)
+    assert "1 clip of sound" in page and "log-mel spectrogram of the sound of 64 frames" in page
 
 
 def test_models_without_classifier_are_refused():

@@ -353,8 +353,8 @@ def test_other_wrong_inputs():
         small_transform()(None)
     with pytest.raises(ValueError, match="uint8"):
         small_transform()(torch.zeros(4, 16, 24, 3))
-    with pytest.raises(ValueError, match="audio"):
-        create_transform({"modality": "audio"})
+    with pytest.raises(ValueError, match="depth"):
+        create_transform({"modality": "depth"})
     with pytest.raises(TypeError, match="int"):
         create_transform(3)
 

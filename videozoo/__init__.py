@@ -5,14 +5,16 @@
 >>> videozoo.predict(model, "clip.mp4", topk=5)
 """
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
+
+from ._lazy import attach
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .catalog import Entry, labels
-    from .data import create_transform, open_video, resolve_data_config, resolve_model_data_config
+    from .data import create_transform, load_dataset, open_video, resolve_data_config, resolve_model_data_config
+    from .evaluation.metrics import fuse_scores
     from .factory import (
         create_model,
         get_pretrained_cfg,
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
     from .prediction import predict
     from .registry import model_entrypoint, register_model
 
-_HOME = {
+_HOMES = {
     "catalog": ("Entry", "labels"),
-    "data": ("create_transform", "open_video", "resolve_data_config", "resolve_model_data_config"),
+    "data": ("create_transform", "load_dataset", "open_video", "resolve_data_config", "resolve_model_data_config"),
+    "evaluation.metrics": ("fuse_scores",),
     "factory": (
         "create_model",
         "get_pretrained_cfg",
@@ -52,12 +55,12 @@ _HOME = {
     "prediction": ("predict",),
     "registry": ("model_entrypoint", "register_model"),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Entry",
     "create_model",
     "create_transform",
+    "fuse_scores",
     "get_pretrained_cfg",
     "get_pretrained_cfg_value",
     "group_parameters",
@@ -67,6 +70,7 @@ __all__ = [
     "list_models",
     "list_pretrained",
     "load_checkpoint",
+    "load_dataset",
     "model_entrypoint",
     "model_info",
     "model_table",
@@ -80,14 +84,4 @@ __all__ = [
     "save_pretrained",
 ]
 
-
-def __getattr__(name: str):  # public names are imported on first use, so that importing the package costs nothing
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'videozoo' has no attribute {name!r}")
-    value = getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -18,6 +18,7 @@ from .names import nearest_names, split_tag
 MERGED = ("sampling", "test", "train", "model_args")
 MODALITIES = ("flow", "audio")
 TASKS = ("recognition", "detection", "localization")
+NO_ENTRIES = ("datasets.toml", "families.toml")  # tables about data sets and, for the model cards, families
 
 SAMPLING = {"kind": "uniform", "frames": 8, "stride": 8, "segments": 1, "stack": False}
 TEST = {
@@ -247,7 +248,7 @@ def entries() -> dict[str, Entry]:
     """All entries by full name, in the order of the tables."""
     rows: list[Entry] = []
     for path in sorted(resources.files("videozoo").joinpath("catalog").iterdir(), key=lambda p: p.name):
-        if path.name.endswith(".toml") and path.name != "datasets.toml":
+        if path.name.endswith(".toml") and path.name not in NO_ENTRIES:
             rows += read_table(path.read_text(encoding="utf-8"), path.name)
     check_entries(rows)
     return {entry.full_name: entry for entry in rows}

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .unpickle import UnpickleError, load_plain_pickle
+
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "module", "blobs")
 _PREFIXES = ("module.", "_orig_mod.")
 _COUNTER = "num_batches_tracked"
@@ -93,35 +95,6 @@ _SAFE_GLOBALS: dict[str, Any] = {
     "numpy._core.multiarray.scalar": _new_scalar,
 }
 _safe_globals_lock = threading.Lock()  # torch keeps its allow-list in one process-wide set
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r} are not read")
-    return text.encode("latin1")
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Numpy values of plain types, containers, strings and numbers; any other name is refused.
-
-    Names become functions made for this file, so that a crafted pickle cannot change a class that others use.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full == "numpy.dtype":
-            return lambda code, *_: _PlainDtype(code)
-        if full in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"):
-            return lambda *_: _new_array()
-        if full in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
-            return lambda dtype, data: _new_scalar(dtype, data.encode("latin1") if isinstance(data, str) else data)
-        if full == "_codecs.encode":
-            return lambda text, encoding: _encode(text, encoding)
-        if full == "collections.OrderedDict":
-            return lambda *items: dict(*items)
-        if full == "numpy.ndarray":  # only ever passed to _reconstruct
-            return None
-        raise pickle.UnpicklingError(f"GLOBAL {full} was not an allowed global")
 
 
 @contextlib.contextmanager
@@ -208,12 +181,10 @@ def _read_torch(path: Path, zipped: bool) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return _with_tensors(_PlainUnpickler(file, encoding="latin1").load())
-    except _BROKEN as error:
-        blocked = _blocked_globals(path, False, str(error))
-        if blocked:
-            raise CheckpointError(_refusal(path, blocked)) from error
+        return _with_tensors(load_plain_pickle(path))
+    except UnpickleError as error:
+        if error.refused:
+            raise CheckpointError(_refusal(path, [error.refused])) from error
         raise CheckpointError(
             f"{path} is a damaged or incomplete pickle ({_first_line(error)}): download or copy it again."
         ) from error

@@ -1,4 +1,4 @@
-"""The command line: ``videozoo predict | list | info | convert | download``.
+"""The command line: ``videozoo predict | list | info | convert | download | eval | data``.
 
 Torch and decoders are imported inside the commands that need them, so that help and wrong usage answer at once.
 """
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .data.cli import add_data_commands
+from .evaluation.cli import add_eval_command
 
 if TYPE_CHECKING:
     from .prediction import Prediction
@@ -69,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"videozoo {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_predict, _add_list, _add_info, _add_convert, _add_download):
+    for add in (_add_predict, _add_list, _add_info, _add_convert, _add_download, add_eval_command):
         add(commands, common)
+    add_data_commands(commands, parents=[common])
     return parser
 
 

@@ -331,10 +331,14 @@ def _adapt(model: Any, state: Mapping[str, Any], cfg: Mapping[str, Any], kwargs:
                 f"{source} has a classifier of {rows} classes, the model one of {model.num_classes}: pass "
                 f"num_classes={rows} to keep the file's classifier, or num_classes={model.num_classes} for a new one"
             )
-        state.pop(weight)
-        state.pop(bias, None)
-        if model.num_classes:
-            state |= _new_classifier(model)
+        for name in filter(None, (model.classifier, model.auxiliary_classifier)):
+            state.pop(f"{name}.weight", None)
+            state.pop(f"{name}.bias", None)
+            if model.num_classes:
+                state |= _new_classifier(model, name)
+        if not model.num_classes and model.auxiliary_classifier:
+            head = model.auxiliary_classifier.split(".")[0]
+            state = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
     for name in model.first_conv:
         key = f"{name}.weight"
         if "in_chans" in kwargs and key in state and state[key].shape[1] != model.in_chans:
@@ -342,12 +346,12 @@ def _adapt(model: Any, state: Mapping[str, Any], cfg: Mapping[str, Any], kwargs:
     return state
 
 
-def _new_classifier(model: Any) -> dict[str, Any]:
-    """Freshly drawn weights for the classifier of a model that has no memory yet."""
+def _new_classifier(model: Any, name: str) -> dict[str, Any]:
+    """Freshly drawn weights for a classifier of a model that has no memory yet."""
     import torch
 
-    weight = torch.empty(model.num_classes, model.num_features).normal_(std=model.init_std)
-    return {f"{model.classifier}.weight": weight, f"{model.classifier}.bias": torch.zeros(model.num_classes)}
+    weight = torch.empty(model.get_submodule(name).weight.shape, device="cpu").normal_(std=model.init_std)
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(model.num_classes)}
 
 
 def load_checkpoint(model: Any, path: str | os.PathLike) -> Any:

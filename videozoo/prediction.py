@@ -127,16 +127,18 @@ def classify(
     transform = protocol_transform(model, views)
     if device is not None:
         model.to(device)
-    with _opened(path, reader, transform.config["modality"]) as (video, opening):
-        timed = _TimedReader(video, opening)
+    modality = transform.config["modality"]
+    with _opened(path, reader, modality) as (video, opening):
+        timed = _TimedReader(video, opening) if modality != "audio" else video
         start = time.perf_counter()
         clips = transform.views(timed)
         indices = transform.sample(timed)  # after reading, for a damaged video may turn out to have fewer frames
-        transforming = time.perf_counter() - start - (timed.seconds - opening)
+        decoding = opening if modality == "audio" else timed.seconds
+        transforming = time.perf_counter() - start - (decoding - opening)
         facts = {key: getattr(video, key) for key in ("path", "width", "height", "fps")} | {"frames": len(video)}
     start = time.perf_counter()
     logits = _run(model, clips, transform, batch_size, progress)
-    seconds = {"decode": timed.seconds, "transform": transforming, "model": time.perf_counter() - start}
+    seconds = {"decode": decoding, "transform": transforming, "model": time.perf_counter() - start}
     cfg = model.pretrained_cfg
     return Prediction(
         labels=class_names(cfg, logits.shape[-1]),
@@ -148,7 +150,7 @@ def classify(
         seconds=seconds,
         device=str(next(model.parameters()).device),
         views=len(clips),
-        **_pictures(clips, indices, max_thumbnails),
+        **({} if modality == "audio" else _pictures(clips, indices, max_thumbnails)),
     )
 
 
@@ -166,7 +168,7 @@ class MiddleClip(ClipTransform):
 def protocol_transform(model: nn.Module, views: str) -> ClipTransform:
     """The transform of the model's test protocol, or of its one-view short form ("fast").
 
-    Raises ValueError for a model that is no classifier, or that takes something else than frames.
+    Raises ValueError for a model that is no classifier.
     """
     if views not in VIEWS:
         raise ValueError(f"views={views!r} is unknown: use 'full' or 'fast'.")
@@ -176,11 +178,10 @@ def protocol_transform(model: nn.Module, views: str) -> ClipTransform:
             "use videozoo.create_model(name) without features_only and with num_classes of at least 1."
         )
     config = resolve_data_config(model=model)
-    if config["modality"] not in ("rgb", "flow"):
-        raise ValueError(
-            f"{full_name(model.pretrained_cfg)} takes {config['modality']}, which predict cannot read from a video: "
-            "choose a model of modality 'rgb' or 'flow'."
-        )
+    if config["modality"] == "audio":
+        from .data.audio import AudioTransform
+
+        return AudioTransform(config if views == "full" else config | {"clips": 1})
     if views == "full":
         return ClipTransform(config)
     # Spread frames become one set over the whole video; dense clips keep their places, and the middle one is taken.
@@ -193,8 +194,18 @@ def _opened(source: Any, reader: str, modality: str) -> Iterator[tuple[VideoRead
     """The open video and the seconds that opening took; a reader that came open stays open."""
     if isinstance(source, (str, os.PathLike)):
         start = time.perf_counter()
-        with open_video(source, reader=reader, modality=modality) as video:
-            yield video, time.perf_counter() - start
+        if modality == "audio":
+            from .data.audio import load_sound
+
+            yield load_sound(source), time.perf_counter() - start
+        elif modality == "flow" and os.path.isfile(source):
+            from .data.flow import FlowReader
+
+            with open_video(source, reader=reader) as video:
+                yield FlowReader(video), time.perf_counter() - start
+        else:
+            with open_video(source, reader=reader, modality=modality) as video:
+                yield video, time.perf_counter() - start
     elif hasattr(source, "get") and hasattr(source, "__len__") and not isinstance(source, Mapping):
         yield source, 0.0
     else:
@@ -258,6 +269,8 @@ def _run(
 
 def distinct_views(views: ClipViews) -> tuple[list[int], list[int]]:
     """Numbers of the views that differ in frames or crop, and for every view its place in that list."""
+    if isinstance(views, torch.Tensor):  # spectrograms
+        return [*range(len(views))], [*range(len(views))]
     clips = views.indices.reshape(len(views.indices), -1)
     _, first, place = np.unique(clips, axis=0, return_index=True, return_inverse=True)
     crops = range(len(views.boxes))
@@ -273,7 +286,7 @@ def default_batch_size(device: torch.device) -> int:
 def view_logits(
     model: nn.Module, views: torch.Tensor, transform: ClipTransform, amp_dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Logits of uint8 views (V, T, H, W, C), float64 (V, windows, classes) on the CPU.
+    """Logits of views as the transform gives them (uint8 (V, T, H, W, C)), float64 (V, windows, classes) on the CPU.
 
     There is one window a view, unless the head slides over the features and probabilities are averaged (see
     ``Recognizer.forward_windows``). ``amp_dtype`` turns autocast on. Scores that are no finite numbers: ValueError.
@@ -340,6 +353,8 @@ def clip_count(config: Mapping[str, Any]) -> int:
 def describe_input(config: Mapping[str, Any]) -> str:
     """One network input in words: "32 frames, every 2nd, 256 x 256"."""
     frames, segments, size = config["num_frames"], config["segments"], f"{config['size']} x {config['size']}"
+    if config["modality"] == "audio":
+        return f"log-mel spectrogram of the sound of {frames * segments} frames"
     if config["stack"]:
         return f"{segments} segments of {frames} flow fields, {size}"
     noun = "flow fields" if config["modality"] == "flow" else "frames"
@@ -357,6 +372,9 @@ def describe_protocol(config: Mapping[str, Any], clips: int | None = None) -> st
     ``clips`` replaces the number that follows from the config, for a video that gave another one.
     """
     clips = clip_count(config) if clips is None else clips
+    averaged = f"{'probabilities' if config['average'] == 'prob' else 'scores'} averaged"
+    if config["modality"] == "audio":
+        return f"{clips} clips of sound, {averaged}" if clips > 1 else "1 clip of sound"
     crops = f"{config['crops']} crops" if config["crops"] > 1 else "centre crop"
     crops += f" of {config['size']}"
     if config["segments"] == 1:
@@ -367,8 +385,7 @@ def describe_protocol(config: Mapping[str, Any], clips: int | None = None) -> st
         what = f"{clips} x {count} {noun}" if clips > 1 else f"{count} {noun}"
     if clips * config["crops"] == 1:
         return f"{what}, {crops}"
-    averaged = "probabilities" if config["average"] == "prob" else "scores"
-    return f"{what}{' x ' if config['crops'] > 1 else ', '}{crops}, {averaged} averaged"
+    return f"{what}{' x ' if config['crops'] > 1 else ', '}{crops}, {averaged}"
 
 
 def _pictures(views: ClipViews, indices: np.ndarray, count: int) -> dict[str, Any]:

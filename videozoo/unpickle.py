@@ -16,7 +16,15 @@ import numpy as np
 
 
 class UnpickleError(ValueError):
-    """A pickle is damaged or holds more than plain data. The message names the file."""
+    """A pickle is damaged or holds more than plain data; ``refused`` is the name that it asked for, if that is why."""
+
+    def __init__(self, message: str, refused: str = "") -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class _Refused(Exception):
+    """Raised with a name that is not admitted."""
 
 
 class _Dtype:
@@ -88,7 +96,7 @@ class _PlainUnpickler(pickle.Unpickler):
         try:
             return _ADMITTED[f"{module}.{name}"]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not plain data") from None
+            raise _Refused(f"{module}.{name}") from None
 
 
 def _finished(value: Any) -> Any:
@@ -112,7 +120,11 @@ def load_plain_pickle(path: str | os.PathLike[str]) -> Any:
     with Path(path).open("rb") as file:
         try:
             return _finished(_PlainUnpickler(file, encoding="latin1").load())
+        except _Refused as error:
+            raise UnpickleError(
+                f"{path} is not read: it asks for {error}, which is not plain data.", str(error)
+            ) from error
         except (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError) as error:
             raise UnpickleError(f"{path} is no pickle, or a damaged one ({error}).") from error
         except (TypeError, ValueError, pickle.UnpicklingError) as error:
-            raise UnpickleError(f"{path} is not read: {error}.") from error
+            raise UnpickleError(f"{path} is no pickle of plain data, or a damaged one ({error}).") from error

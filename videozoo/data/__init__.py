@@ -1,26 +1,70 @@
-"""Frames, sampling and transforms. Knows no model; decoders are imported when a file is opened."""
+"""Frames, sound, sampling, transforms and data sets. Knows no model; decoders are imported when a file is opened."""
 
-from .config import DATA_DEFAULTS, TRAIN_DEFAULTS, resolve_data_config, resolve_model_data_config
-from .pyav import PyAVReader
-from .reader import ArrayReader, ImageFolderReader, TorchcodecReader, VideoError, VideoReader, open_video
-from .resize import rescale_size, resize_bilinear_cv2
-from .sampling import ava_clip, dense_clips, proposal_clips, sample_views, uniform_clips, untrimmed_clips
-from .transforms import ClipTransform, ClipViews, create_transform
+from typing import TYPE_CHECKING
+
+from .._lazy import attach
+
+if TYPE_CHECKING:
+    from .audio import AudioTransform, Sound, audio_views, load_sound
+    from .config import DATA_DEFAULTS, TRAIN_DEFAULTS, resolve_data_config, resolve_model_data_config
+    from .datasets import Dataset, load_dataset
+    from .flow import FlowReader, compute_flow, write_flow
+    from .pyav import PyAVReader
+    from .reader import ArrayReader, ImageFolderReader, TorchcodecReader, VideoError, VideoReader, open_video
+    from .resize import rescale_size, resize_bilinear_cv2
+    from .sampling import (
+        ava_clip,
+        dense_clips,
+        proposal_clips,
+        sample_views,
+        spread_clips,
+        uniform_clips,
+        untrimmed_clips,
+    )
+    from .transforms import ClipTransform, ClipViews, create_transform
+
+_HOMES = {
+    "audio": ("AudioTransform", "Sound", "audio_views", "load_sound"),
+    "config": ("DATA_DEFAULTS", "TRAIN_DEFAULTS", "resolve_data_config", "resolve_model_data_config"),
+    "datasets": ("Dataset", "load_dataset"),
+    "flow": ("FlowReader", "compute_flow", "write_flow"),
+    "pyav": ("PyAVReader",),
+    "reader": ("ArrayReader", "ImageFolderReader", "TorchcodecReader", "VideoError", "VideoReader", "open_video"),
+    "resize": ("rescale_size", "resize_bilinear_cv2"),
+    "sampling": (
+        "ava_clip",
+        "dense_clips",
+        "proposal_clips",
+        "sample_views",
+        "spread_clips",
+        "uniform_clips",
+        "untrimmed_clips",
+    ),
+    "transforms": ("ClipTransform", "ClipViews", "create_transform"),
+}
 
 __all__ = [
-    "DATA_DEFAULTS",
-    "TRAIN_DEFAULTS",
     "ArrayReader",
+    "AudioTransform",
     "ClipTransform",
     "ClipViews",
+    "DATA_DEFAULTS",
+    "Dataset",
+    "FlowReader",
     "ImageFolderReader",
     "PyAVReader",
+    "Sound",
+    "TRAIN_DEFAULTS",
     "TorchcodecReader",
     "VideoError",
     "VideoReader",
+    "audio_views",
     "ava_clip",
+    "compute_flow",
     "create_transform",
     "dense_clips",
+    "load_dataset",
+    "load_sound",
     "open_video",
     "proposal_clips",
     "rescale_size",
@@ -28,6 +72,10 @@ __all__ = [
     "resolve_data_config",
     "resolve_model_data_config",
     "sample_views",
+    "spread_clips",
     "uniform_clips",
     "untrimmed_clips",
+    "write_flow",
 ]
+
+__getattr__, __dir__ = attach(__name__, _HOMES)

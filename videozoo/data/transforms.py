@@ -447,6 +447,10 @@ def create_transform(model_or_cfg: Any = None, *, is_training: bool = False, **o
         raise TypeError(f"create_transform takes a model, a catalog entry or a config dict, got {type(cfg).__name__}.")
     args |= {key: value for key, value in overrides.items() if value is not None}
     config = resolve_data_config(args, pretrained_cfg=cfg or {}, use_test_size=not is_training)
+    if config["modality"] == "audio":
+        from .audio import AudioTransform
+
+        return AudioTransform(config, is_training)
     return ClipTransform(config, is_training)
 
 

@@ -38,6 +38,8 @@ def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--amp-dtype", choices=("none", "bf16", "fp16"), default="none", help="autocast (default none)")
     add("--save-logits", metavar="DIR", help="keep the scores of every video, so that an interrupted run can go on")
     add("--diff", metavar="DIR", help="list the videos whose prediction differs from the scores that are saved there")
+    add("--fuse", metavar="DIR", help="add the scores that another run has saved there (RGB + flow, RGB + sound)")
+    add("--fuse-weight", type=float, default=1.0, metavar="W", help="of the added scores (default 1)")
     add("--out", metavar="FILE.html", help="write a page to look at")
     add("--results-file", metavar="FILE", help="write the numbers to a .json or .csv file")
     add("--limit", type=_positive, metavar="N", help="only so many videos, drawn at random")
@@ -76,6 +78,7 @@ def run_eval(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     from ..cli import create_from_args, pick_device
     from ..data.datasets import load_dataset
+    from .fusion import fuse
     from .recognition import evaluate
     from .result import compare
 
@@ -83,7 +86,7 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     name = args.dataset or model.pretrained_cfg.get("dataset")
     if not name:
         args.usage_error(f"{args.model} names no data set: give --dataset")
-    modality = model.pretrained_cfg.get("modality", "rgb")
+    modality = "flow" if model.pretrained_cfg.get("modality") == "flow" else "rgb"  # sound is read from the videos
     dataset = load_dataset(name, args.data, split=args.split, annotations=args.annotations, modality=modality)
     result = evaluate(
         model,
@@ -99,6 +102,8 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
         weights=weights,
         progress=sys.stderr.isatty(),
     )
+    if args.fuse:
+        result = fuse(result, dataset, args.fuse, args.fuse_weight)
     return compare(result, args.diff) if args.diff else result
 
 

@@ -24,12 +24,14 @@ from torch import nn
 
 from .. import catalog
 from ..data import ClipTransform, ClipViews
+from ..data.audio import AudioTransform, load_sound
 from ..data.datasets import Dataset
 from ..data.official import class_key
 from ..prediction import (
     average_views,
     class_names,
     default_batch_size,
+    distinct_views,
     eval_mode,
     full_name,
     model_facts,
@@ -51,6 +53,8 @@ PUBLISHED_NAMES = {  # (metric, key of its result): what published tables call i
     ("mean_average_precision", "mean_average_precision"): "mAP",
     ("mmit_mean_average_precision", "mean_average_precision"): "mmit_mAP",
 }
+Transform = ClipTransform | AudioTransform
+Views = ClipViews | torch.Tensor  # frames uint8, spectrograms float32 (views, 1, T, F)
 Scores = dict[int, np.ndarray]  # (classes,) float32 by number of the video
 
 
@@ -88,19 +92,11 @@ def evaluate(
         progress: show a bar with the remaining time on stderr.
 
     Raises:
-        ValueError: wrong argument, a model that is no classifier of frames, or labels that do not fit it.
+        ValueError: wrong argument, a model that is no classifier of videos, or labels that do not fit it.
     """
-    if amp_dtype not in AMP_DTYPES:
-        raise ValueError(f"amp_dtype={amp_dtype!r} is unknown: use 'none', 'bf16' or 'fp16'.")
-    for name, value in {"batch_size": batch_size, "limit": limit}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+    _check_arguments(amp_dtype, batch_size, limit)
     transform = protocol_transform(model, views)
-    if dataset.modality != transform.config["modality"]:
-        raise ValueError(
-            f"the model takes {transform.config['modality']}, the data set is opened as {dataset.modality}: "
-            f"use load_dataset(..., modality={transform.config['modality']!r})."
-        )
+    _check_modality(transform, dataset)
     labels = _labels(dataset, model)
     if device is not None:
         model.to(device)
@@ -111,20 +107,19 @@ def evaluate(
     saved, earlier = store.read()
     pending, saved = _share(chosen, saved)
     start = time.monotonic()
-    videos = _Videos(dataset, transform, pending)
-    loader = _loader(videos, workers, next(model.parameters()).device)
+    loader = _loader(_Videos(dataset, transform, pending), workers, next(model.parameters()).device)
     scores, unread = _run(model, loader, transform, store, batch_size, AMP_DTYPES[amp_dtype], progress)
     spent = time.monotonic() - start + (earlier if rank() == 0 else 0.0)
-    parts = _all_gather((saved, scores, unread, spent))
-    scores = {number: row for part in parts for number, row in (part[0] | part[1]).items()}
-    unread = {number: reason for part in parts for number, reason in part[2].items()}
+    parts = _all_gather((saved | scores, unread, len(saved), spent))
+    scores = {number: row for part in parts for number, row in part[0].items()}
+    unread = {number: reason for part in parts for number, reason in part[1].items()}
     measured = sorted(scores)
     table = np.stack([scores[n] for n in measured]) if measured else np.zeros((0, model.num_classes), np.float32)
     return EvaluationResult(
         model=model_facts(model),
         dataset=_dataset_facts(dataset),
         config=transform.config,
-        metrics=_metrics(dataset, table, measured),
+        metrics=dataset_metrics(dataset, table, measured),
         published=_published(model),
         remark=_remark(model, dataset, views, len(chosen)),
         videos=[names[n] for n in measured],
@@ -132,7 +127,7 @@ def evaluate(
         scores=table,
         class_names=_class_names(model, dataset),
         failures=[Failure(names[n], unread[n]) for n in sorted(unread)],
-        resumed=sum(len(part[0]) for part in parts),
+        resumed=sum(part[2] for part in parts),
         seconds=sum(part[3] for part in parts),
         device=str(next(model.parameters()).device),
         precision=_precision(model, amp_dtype),
@@ -141,22 +136,41 @@ def evaluate(
     )
 
 
+def _check_arguments(amp_dtype: str, batch_size: int | None, limit: int | None) -> None:
+    if amp_dtype not in AMP_DTYPES:
+        raise ValueError(f"amp_dtype={amp_dtype!r} is unknown: use 'none', 'bf16' or 'fp16'.")
+    for name, value in {"batch_size": batch_size, "limit": limit}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+
+
+def _check_modality(transform: Transform, dataset: Dataset) -> None:
+    modality = transform.config["modality"]
+    if dataset.modality != modality and modality != "audio":
+        raise ValueError(
+            f"the model takes {modality}, the data set is opened as {dataset.modality}: "
+            f"use load_dataset(..., modality={modality!r})."
+        )
+
+
 # Scoring -------------------------------------------------------------------------------------------------------------
 
 
 class _Videos(torch.utils.data.Dataset):
     """The number of each video with its uint8 views, or with the reason why it cannot be read."""
 
-    def __init__(self, dataset: Dataset, transform: ClipTransform, numbers: Sequence[int]) -> None:
+    def __init__(self, dataset: Dataset, transform: Transform, numbers: Sequence[int]) -> None:
         self.dataset, self.transform, self.numbers = dataset, transform, numbers
         self.num_threads = 0  # of the decoder
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> tuple[int, ClipViews | str]:
+    def __getitem__(self, place: int) -> tuple[int, Views | str]:
         number = self.numbers[place]
         try:
+            if self.transform.config["modality"] == "audio":  # the published test has silence for videos without sound
+                return number, self.transform.views(load_sound(self.dataset.path(number), missing_ok=True))
             with self.dataset.open(number, num_threads=self.num_threads) as reader:
                 return number, self.transform.views(reader)
         except UNREADABLE as error:
@@ -178,15 +192,15 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C and schedulers stop all processes at once; the main one saves its scores first and then ends the others."""
+    """Ctrl-C and schedulers stop all processes at once; the main one saves its scores and then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _run(
     model: nn.Module,
-    loader: Iterable[tuple[int, ClipViews | str]],
-    transform: ClipTransform,
+    loader: Iterable[tuple[int, Views | str]],
+    transform: Transform,
     store: ScoreStore,
     batch_size: int | None,
     amp_dtype: torch.dtype | None,
@@ -200,7 +214,7 @@ def _run(
     batch_size = batch_size or default_batch_size(next(model.parameters()).device)
     bar = tqdm(total=len(loader), unit="video", disable=not progress or rank() > 0, smoothing=0.05)
 
-    def readable() -> Iterator[tuple[int, ClipViews]]:
+    def readable() -> Iterator[tuple[int, Views]]:
         for number, views in loader:
             if isinstance(views, str):
                 unread[number] = views
@@ -221,8 +235,8 @@ def _run(
 
 def _scores(
     model: nn.Module,
-    videos: Iterable[tuple[int, ClipViews]],
-    transform: ClipTransform,
+    videos: Iterable[tuple[int, Views]],
+    transform: Transform,
     batch_size: int,
     amp_dtype: torch.dtype | None,
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -232,21 +246,26 @@ def _scores(
     logits: dict[int, list[torch.Tensor]] = defaultdict(list)
     while batch := list(islice(views, batch_size)):
         rows = view_logits(model, torch.stack([view for _, _, view in batch]), transform, amp_dtype)
-        for (number, count, _), row in zip(batch, rows, strict=True):
+        for (number, same_as, _), row in zip(batch, rows, strict=True):
             logits[number].append(row)
-            if len(logits[number]) == count:
-                scores = average_views(torch.stack(logits.pop(number)), average, multi_label)
+            if len(logits[number]) > max(same_as):
+                scores = average_views(torch.stack(logits.pop(number))[same_as], average, multi_label)
                 yield number, scores.float().numpy()
 
 
 def _single_views(
-    videos: Iterable[tuple[int, ClipViews]], device: torch.device
-) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Number of the video, number of its views, and a view (T, H, W, C); distinct frames go to the device once."""
+    videos: Iterable[tuple[int, Views]], device: torch.device
+) -> Iterator[tuple[int, list[int], torch.Tensor]]:
+    """Number of the video, places of all its views among the distinct ones, and one of these, in order.
+
+    Frames go to the device once, uncut; views that show the same go through the network once.
+    """
     for number, views in videos:
-        views.frames = views.frames.to(device)
-        for view in views:
-            yield number, len(views), view
+        if isinstance(views, ClipViews):
+            views.frames = views.frames.to(device)
+        distinct, same_as = distinct_views(views)
+        for place in distinct:
+            yield number, same_as, views[place]
 
 
 # Processes -----------------------------------------------------------------------------------------------------------
@@ -339,7 +358,7 @@ def _store(
     folder: str | os.PathLike[str] | None,
     model: nn.Module,
     names: list[str],
-    transform: ClipTransform,
+    transform: Transform,
     views: str,
     amp_dtype: str,
 ) -> ScoreStore:
@@ -368,10 +387,13 @@ def _precision(model: nn.Module, amp_dtype: str) -> str:
     return name if amp_dtype == "none" else f"{name}, autocast to {amp_dtype}"
 
 
-def _metrics(dataset: Dataset, scores: np.ndarray, measured: Sequence[int]) -> dict[str, float]:
-    """The data set's metrics in percent, by the names of published tables; none if there are no scores."""
+def dataset_metrics(dataset: Dataset, scores: np.ndarray, measured: Sequence[int]) -> dict[str, float]:
+    """The data set's metrics in percent, by the names of published tables; none if there are no scores.
+
+    ``scores`` (videos, classes) are those of the samples with the numbers ``measured``.
+    """
     labels = [dataset[number].label for number in measured]
-    if dataset.multi_label:
+    if dataset.multi_label and not dataset.categories:
         labels = many_hot(labels, dataset.num_classes)
     result = {}
     for name in dataset.metrics if len(scores) else ():

@@ -23,6 +23,8 @@ METRIC_TITLES = {
 }
 WORST, CONFUSED, PAIRS, LISTED = 15, 16, 12, 200  # rows of the parts of a page
 
+CELL = 36  # side of a cell of the confusion matrix, pixels
+
 EVALUATION_STYLE = """
 :root { --wrong: #b4512c; }
 @media (prefers-color-scheme: dark) { :root { --wrong: #e58f66; } }
@@ -45,8 +47,9 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 .bars.plain li:first-child .fill { background: var(--accent-soft); }
 .bars.plain li:first-child .name { font-weight: 400; }
 .bars .name small { color: var(--soft); font-size: .8125rem; }
-.heat { display: block; width: 100%; min-width: 36rem; max-width: 54rem; height: auto; }
-.heat text { font-size: 12px; fill: var(--soft); } .heat .count { font-size: 11px; fill: var(--ink); }
+.heat { display: block; }
+.heat text { font-size: 12px; fill: var(--soft); }
+.heat .count { font-size: 11px; fill: var(--ink); pointer-events: none; }
 .heat .ground { fill: var(--track); } .heat .right { fill: var(--accent); } .heat .wrong { fill: var(--wrong); }
 .plot { display: block; width: 100%; max-width: 45rem; height: auto; }
 .plot text { font-size: 12px; fill: var(--soft); } .plot .grid { stroke: var(--line); }
@@ -162,7 +165,7 @@ class _Classes:
 
     def __init__(self, result: EvaluationResult) -> None:
         self.names = result.class_names
-        self.exclusive = not result.model.get("multi_label")
+        self.exclusive = all(len(labels) == 1 for labels in result.labels) and not result.model.get("multi_label")
         count = len(self.names)
         table = many_hot(result.labels, count)
         self.videos = table.sum(0)  # of each class
@@ -263,33 +266,36 @@ def _confused(classes: _Classes) -> str:
 
 
 def _heat_svg(matrix: np.ndarray, chosen: Sequence[int], names: Sequence[str]) -> str:
-    cell, left, top = 36, 200, 150
-    size = cell * len(chosen)
+    letter = 7  # mean width in pixels
+    rows, columns = [_short(names[i]) for i in chosen], [_short(names[i], 24) for i in chosen]
+    left = letter * max(map(len, rows)) + 12
+    top = slanted = letter * max(map(len, columns)) * 7 // 10 + 20
     parts = []
-    for row, actual in enumerate(chosen):
-        total = max(1, matrix[actual].sum())
-        y = top + row * cell
-        parts.append(f'<text x="{left - 8}" y="{y + 21}" text-anchor="end">{escape(_short(names[actual]))}</text>')
-        x = left + row * cell + 21
-        parts.append(
-            f'<text transform="translate({x} {top - 8}) rotate(-45)">{escape(_short(names[actual], 24))}</text>'
-        )
+    for place, actual in enumerate(chosen):
+        x, y = left + place * CELL, top + place * CELL
+        parts.append(f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{escape(rows[place])}</text>')
+        parts.append(f'<text transform="translate({x + 21} {top - 8}) rotate(-45)">{escape(columns[place])}</text>')
         for column, predicted in enumerate(chosen):
-            count = int(matrix[actual, predicted])
-            place = f'x="{left + column * cell + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}" rx="3"'
-            parts.append(f'<rect class="ground" {place}/>')
-            if count:
-                kind, share = "right" if row == column else "wrong", count / total
-                title = f"{names[actual]} taken for {names[predicted]}: {count} of {total}"
-                parts.append(
-                    f'<rect class="{kind}" {place} fill-opacity="{0.12 + 0.6 * share:.2f}">'
-                    f"<title>{escape(title)}</title></rect>"
-                    f'<text class="count" x="{left + (column + 0.5) * cell}" y="{y + 21}" text-anchor="middle" '
-                    f'pointer-events="none">{count}</text>'
-                )
-    label = f"Confusion matrix of {len(chosen)} classes"
-    width, height = left + size + 96, top + size + 4
-    return f'<svg class="heat" role="img" aria-label="{label}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
+            count, total = int(matrix[actual, predicted]), int(matrix[actual].sum())
+            title = f"{names[actual]} taken for {names[predicted]}: {count} of {total}"
+            parts.append(_heat_cell(left + column * CELL, y, count, total, actual == predicted, title))
+    width, height = left + CELL * len(chosen) + slanted, top + CELL * len(chosen) + 4
+    return (
+        f'<svg class="heat" role="img" aria-label="Confusion matrix of {len(chosen)} classes" '
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{"".join(parts)}</svg>'
+    )
+
+
+def _heat_cell(x: int, y: int, count: int, total: int, is_right: bool, title: str) -> str:
+    place = f'x="{x + 1}" y="{y + 1}" width="{CELL - 2}" height="{CELL - 2}" rx="3"'
+    ground = f'<rect class="ground" {place}/>'
+    if not count:
+        return ground
+    kind, shade = "right" if is_right else "wrong", 0.12 + 0.6 * count / total
+    return (
+        f'{ground}<rect class="{kind}" {place} fill-opacity="{shade:.2f}"><title>{escape(title)}</title></rect>'
+        f'<text class="count" x="{x + CELL // 2}" y="{y + 22}" text-anchor="middle">{count}</text>'
+    )
 
 
 def _short(text: str, length: int = 32) -> str:
@@ -344,7 +350,7 @@ def _facts(result: EvaluationResult) -> str:
     protocol = {
         "Network input": escape(describe_input(result.config)),
         "Views": escape(result.protocol),
-        "Resized to": escape(_resize(result.config)),
+        "Resized to": escape(_resize(result.config) if result.config["modality"] != "audio" else ""),
         "Data stored as": escape(
             f"{model['resolution']}, for the published numbers" if model.get("resolution") else ""
         ),

@@ -79,6 +79,7 @@ class Recognizer(nn.Module):
     """
 
     classifier = "fc"
+    auxiliary_classifier = ""  # a further classifier that only training uses, inside a module of its own
     first_conv: tuple[str, ...] = ("conv1",)
     num_frames: int | None = None  # frames that the network is tied to, if any
     min_frames = 1
