@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .console import create_from_args, pick_device, say
 from .data.cli import add_data_commands
 from .evaluation.cli import add_eval_command
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from .prediction import Prediction
 
 EXPECTED = (ValueError, OSError, ImportError)  # told in one sentence; anything else is a bug and shows its traceback
-RANDOM = "The weights are random numbers, not trained ones: give --checkpoint FILE or leave out --no-pretrained."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except EXPECTED as error:
             _fail(error, debug)
             return 1
-
-
-def say(text: str) -> None:
-    print(f"videozoo: {text}", file=sys.stderr)
 
 
 def _fail(error: BaseException, debug: bool, subject: str = "") -> None:
@@ -185,35 +181,6 @@ def predict(args: argparse.Namespace) -> int:
         write_report(args.out, done, max(args.topk, 5))
         say(f"wrote {args.out}")
     return 0 if len(done) == len(args.videos) else 1
-
-
-def create_from_args(args: argparse.Namespace) -> tuple[Any, str, str]:
-    """The model, where its weights came from, and what speaks against trusting it."""
-    from . import create_model
-
-    pretrained = args.checkpoint is None if args.pretrained is None else args.pretrained
-    model = create_model(
-        args.model, pretrained=pretrained, checkpoint_path=args.checkpoint, cache_dir=args.cache_dir
-    ).eval()
-    if args.checkpoint:
-        return model, args.checkpoint, ""
-    if not pretrained:
-        return model, "random", RANDOM
-    return model, model.pretrained_cfg.get("url") or args.model, ""
-
-
-def pick_device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name!r} is no device: use auto, cpu or cuda.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} such devices: use cpu.")
-    return name
 
 
 def _describe(result: Prediction, topk: int) -> str:

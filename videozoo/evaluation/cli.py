@@ -76,7 +76,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> EvaluationResult:
-    from ..cli import create_from_args, pick_device
+    from ..console import create_from_args, pick_device
     from ..data.datasets import load_dataset
     from .fusion import fuse
     from .recognition import evaluate
@@ -192,7 +192,7 @@ def _listed(what: str, items: list[str]) -> list[str]:
 
 
 def _write(args: argparse.Namespace, result: EvaluationResult) -> None:
-    from ..cli import say
+    from ..console import say
     from .report import write_evaluation_report, write_page
     from .result import csv_text, table_rows
 
