@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 import videozoo
 from videozoo.convert import convert, detect
-from videozoo.models.csn import preserved_block
+from videozoo.models.csn import preserved_middle
 from videozoo.models.r2plus1d import matched_width
+from videozoo.models.resnet3d import Bottleneck3d
 
 TORCHVISION = {  # torchvision's name -> a clip that its network takes
     "mc3_18": (1, 3, 8, 56, 72),
@@ -101,7 +102,7 @@ def test_interaction_preserved_csn_block_of_both_file_forms(with_norm):
     published = {prefix + key: value for key, value in state.items()} | {"cls_head.fc_cls.bias": torch.zeros(1)}
     converted = convert(published)
     assert converted.pop("fc.bias") is not None
-    block = preserved_block(16, 4, 3, (1, 1, 1), None, 1e-3).eval()
+    block = Bottleneck3d(16, 4, norm_eps=1e-3, conv2=preserved_middle(4, 3, (1, 1, 1), 1e-3)).eval()
     missing = block.load_state_dict({k.removeprefix("layer1.1."): v for k, v in converted.items()}, strict=False)
     assert not missing.unexpected_keys and all("num_batches_tracked" in key for key in missing.missing_keys)
     x = torch.randn(1, 16, 4, 5, 5)

@@ -9,33 +9,30 @@ T = 32 frames, one in two.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from ..registry import register_model
-from .resnet3d import Bottleneck3d, ResNet3d, Stride, stage_kernels
+from .resnet3d import Bottleneck3d, ResNet3d, Stem, Stride, stage_kernels
 
 STRIDES: tuple[Stride, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
-def reduced_block(
-    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
-) -> Bottleneck3d:
-    """Bottleneck with a depthwise kernel_t x 3 x 3 convolution in the middle."""
-    return Bottleneck3d(in_chs, width, 1, stride, after, norm_eps, _depthwise(width, kernel_t, stride))
+def reduced_middle(width: int, kernel_t: int, stride: Stride, norm_eps: float) -> nn.Module:
+    """Middle of a bottleneck: a depthwise kernel_t x 3 x 3 convolution."""
+    return _depthwise(width, kernel_t, stride)
 
 
-def preserved_block(
-    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
-) -> Bottleneck3d:
-    """As ``reduced_block`` with a 1x1x1 convolution and norm in front of the depthwise convolution."""
-    middle = {
+def preserved_middle(width: int, kernel_t: int, stride: Stride, norm_eps: float) -> nn.Module:
+    """The same with a 1x1x1 convolution and norm in front of it."""
+    parts = {
         "mix": nn.Conv3d(width, width, 1, bias=False),
         "norm": nn.BatchNorm3d(width, norm_eps),
         "depthwise": _depthwise(width, kernel_t, stride),
     }
-    return Bottleneck3d(in_chs, width, 1, stride, after, norm_eps, nn.Sequential(OrderedDict(middle)))
+    return nn.Sequential(OrderedDict(parts))
 
 
 def _depthwise(width: int, kernel_t: int, stride: Stride) -> nn.Conv3d:
@@ -43,10 +40,15 @@ def _depthwise(width: int, kernel_t: int, stride: Stride) -> nn.Conv3d:
     return nn.Conv3d(width, width, (kernel_t, 3, 3), stride, padding, groups=width, bias=False)
 
 
-def _csn(depth: int, preserved: bool = False, **kwargs: Any) -> ResNet3d:
-    block = preserved_block if preserved else reduced_block
+def _csn(
+    depth: int, middle: Callable[..., nn.Module] = reduced_middle, norm_eps: float = 1e-3, **kwargs: Any
+) -> ResNet3d:
+    def make_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> Bottleneck3d:
+        conv2 = middle(width, kernel_t, stride, norm_eps)
+        return Bottleneck3d(in_chs, width, 1, stride, norm_eps=norm_eps, conv2=conv2)
+
     kernels = stage_kernels(depth, (3, 3, 3, 3))
-    return ResNet3d(kernels, block=block, strides=STRIDES, stem_kernel=(3, 7, 7), **{"norm_eps": 1e-3, **kwargs})
+    return ResNet3d(kernels, make_block=make_block, strides=STRIDES, stem=Stem((3, 7, 7)), norm_eps=norm_eps, **kwargs)
 
 
 @register_model
@@ -70,4 +72,4 @@ def ircsn_r152_32x2(**kwargs: Any) -> ResNet3d:
 @register_model
 def ipcsn_r152_32x2(**kwargs: Any) -> ResNet3d:
     """Interaction-preserved CSN, ResNet-152, 32 frames, one in two."""
-    return _csn(152, preserved=True, **kwargs)
+    return _csn(152, middle=preserved_middle, **kwargs)

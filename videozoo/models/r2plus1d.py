@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from ..registry import register_model
-from .resnet3d import SPATIAL_STRIDES, Bottleneck3d, ResNet3d, Stride, stage_kernels
+from .resnet3d import SPATIAL_STRIDES, Bottleneck3d, ResNet3d, Stem, Stride, stage_kernels
 
+OUTER_EPS = 1e-3  # of MMAction2's batch norms outside split convolutions
 ALL_STRIDES: tuple[Stride, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
@@ -85,17 +86,15 @@ class BasicBlock3d(nn.Module):
         return self.relu(out)
 
 
-# The kinds of block, with the signature that ResNet3d calls them with. Nothing follows a block here (`after`).
+# The kinds of block, as `make_block` of ResNet3d.
 
 
-def full_block(
-    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
-) -> BasicBlock3d:
+def full_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> BasicBlock3d:
     """Full convolutions, kernel_t x 3 x 3."""
     kernel, padding = (kernel_t, 3, 3), (kernel_t // 2, 1, 1)
     conv1 = nn.Conv3d(in_chs, width, kernel, stride, padding, bias=False)
     conv2 = nn.Conv3d(width, width, kernel, 1, padding, bias=False)
-    return BasicBlock3d(width, conv1, conv2, _full_shortcut(in_chs, width, stride), norm_eps)
+    return BasicBlock3d(width, conv1, conv2, _full_shortcut(in_chs, width, stride))
 
 
 def _full_shortcut(in_chs: int, width: int, stride: Stride) -> nn.Module | None:
@@ -103,34 +102,28 @@ def _full_shortcut(in_chs: int, width: int, stride: Stride) -> nn.Module | None:
     return nn.Conv3d(in_chs, width, 1, stride, bias=False) if changes else None
 
 
-def shared_width_block(
-    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
-) -> BasicBlock3d:
+def shared_width_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> BasicBlock3d:
     """Split convolutions; the inner width follows from the block's channels and serves both."""
     mid = matched_width(in_chs, width, 3)
     conv1 = Conv2plus1d(in_chs, mid, width, kernel_t, stride=stride)
     conv2 = Conv2plus1d(width, mid, width, kernel_t)
-    return BasicBlock3d(width, conv1, conv2, _full_shortcut(in_chs, width, stride), norm_eps)
+    return BasicBlock3d(width, conv1, conv2, _full_shortcut(in_chs, width, stride))
 
 
-def split_block(
-    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
-) -> BasicBlock3d:
+def split_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> BasicBlock3d:
     """Split convolutions, each with its own inner width, the shortcut among them."""
     conv1 = Conv2plus1d(in_chs, matched_width(in_chs, width, 3), width, kernel_t, stride=stride)
     conv2 = Conv2plus1d(width, matched_width(width, width, 3), width, kernel_t)
     shortcut = None
     if stride != (1, 1, 1) or in_chs != width:
         shortcut = Conv2plus1d(in_chs, matched_width(in_chs, width, 1), width, 1, 1, stride)
-    return BasicBlock3d(width, conv1, conv2, shortcut, norm_eps)
+    return BasicBlock3d(width, conv1, conv2, shortcut, OUTER_EPS)
 
 
-def time_first_block(
-    in_chs: int, width: int, kernel_t: int, stride: Stride, after: nn.Module | None, norm_eps: float
-) -> Bottleneck3d:
+def time_first_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> Bottleneck3d:
     """Bottleneck with a split convolution in the middle, temporal part first, all of one width."""
     conv2 = Conv2plus1d(width, width, width, kernel_t, stride=stride, time_first=True)
-    return Bottleneck3d(in_chs, width, 1, stride, after, norm_eps, conv2)
+    return Bottleneck3d(in_chs, width, 1, stride, conv2=conv2)
 
 
 class R2Plus1D(ResNet3d):
@@ -138,8 +131,7 @@ class R2Plus1D(ResNet3d):
 
     Args:
         temporal_kernels: see :class:`ResNet3d`.
-        stem_mid_chs: channels between the two parts of the first convolution.
-        stem_kernel_t: its kernel size in time; in space it is 7.
+        stem_mid_chs: channels between the two parts of the first convolution, 1x7x7 and 3x1x1.
         in_chans: input channels.
         **kwargs: see :class:`ResNet3d`.
     """
@@ -161,11 +153,10 @@ class R2Plus1D(ResNet3d):
 def _video_resnet18(temporal_kernels: tuple[int, ...], strides: Sequence[Stride], **kwargs: Any) -> ResNet3d:
     return ResNet3d(
         stage_kernels(18, temporal_kernels),
-        block=full_block,
+        make_block=full_block,
         expansion=1,
         strides=strides,
-        stem_kernel=(3, 7, 7),
-        pool_stride=None,
+        stem=Stem((3, 7, 7), pool_stride=None),
         **{"drop_rate": 0.0, **kwargs},
     )
 
@@ -185,13 +176,15 @@ def mc3_r18_16x2(**kwargs: Any) -> ResNet3d:
 @register_model
 def r2plus1d_r18_16x2(**kwargs: Any) -> R2Plus1D:
     """R(2+1)D, ResNet-18, 16 frames, one in two."""
-    options = {"stem_mid_chs": 45, "pool_stride": None, "drop_rate": 0.0, **kwargs}
-    return R2Plus1D(stage_kernels(18, (3, 3, 3, 3)), block=shared_width_block, **options)
+    options = {"stem_mid_chs": 45, "stem": Stem(pool_stride=None), "drop_rate": 0.0, **kwargs}
+    return R2Plus1D(stage_kernels(18, (3, 3, 3, 3)), make_block=shared_width_block, **options)
 
 
 def _r2plus1d_r34(**kwargs: Any) -> R2Plus1D:
     # the stem's inner width is matched_width(3, 64, 7), whatever the input channels
-    return R2Plus1D(stage_kernels(34, (3, 3, 3, 3)), block=split_block, stem_mid_chs=83, norm_eps=1e-3, **kwargs)
+    return R2Plus1D(
+        stage_kernels(34, (3, 3, 3, 3)), make_block=split_block, stem_mid_chs=83, norm_eps=OUTER_EPS, **kwargs
+    )
 
 
 @register_model
@@ -211,9 +204,9 @@ def r2plus1d_r50_16x4(**kwargs: Any) -> ResNet3d:
     """R(2+1)D, ResNet-50, 16 frames, one in four; time is halved by the last two stages only."""
     return ResNet3d(
         stage_kernels(50, (3, 3, 3, 3)),
-        block=time_first_block,
+        make_block=time_first_block,
         strides=((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
-        pool_stride=None,
+        stem=Stem(pool_stride=None),
         zero_init_residual=False,
         **kwargs,
     )

@@ -8,6 +8,8 @@ pooling, CSN and R(2+1)D in the kind of block. Module names are torchvision's, s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,9 +64,26 @@ class Bottleneck3d(nn.Module):
         return self.non_local(self.relu(out))
 
 
+@dataclass(frozen=True)
+class Stem:
+    """What comes before the residual stages: a convolution, batch norm, ReLU and a max pool; both halve space."""
+
+    kernel: Stride = (1, 7, 7)
+    """Of the convolution, in (time, height, width)."""
+    stride: int = 1
+    """Of the convolution, in time."""
+    pool_stride: int | None = 1
+    """Of the 1x3x3 max pool, in time; None: there is no pool."""
+
+
 def stage_kernels(depth: int, per_stage: Sequence[int]) -> list[list[int]]:
     """Temporal kernels of all blocks where each stage has one: ``(1, 1, 3, 3)`` for SlowOnly."""
     return [[kernel] * blocks for kernel, blocks in zip(per_stage, DEPTHS[depth], strict=True)]
+
+
+def bottleneck(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> Bottleneck3d:
+    """``make_block`` of the plain network."""
+    return Bottleneck3d(in_chs, width, kernel_t, stride)
 
 
 class ResNet3d(Recognizer):
@@ -72,49 +91,41 @@ class ResNet3d(Recognizer):
 
     Args:
         temporal_kernels: kernel size in time of each block, one list a stage: that of a bottleneck's first convolution.
-        block: ``(in_chs, width, kernel_t, stride, after, norm_eps) -> residual block`` with ``width * expansion``
-            output channels.
-        expansion: see ``block``.
-        strides: stride of each stage's first block in (time, height, width).
-        stem_kernel: kernel of the first convolution in (time, height, width).
-        stem_stride: its stride in time; in space it is 2.
-        conv1: another first convolution, of this stride.
-        pool_stride: stride in time of the max pool after the stem; in space it is 2. None: there is no pool.
+        make_block: ``(stage, index, in_chs, width, kernel_t, stride) -> residual block`` with ``width * expansion``
+            output channels; stage 1 to 4, index within it, stride in (time, height, width).
+        expansion: see ``make_block``.
+        strides: stride of each stage's first block.
+        stem: see :class:`Stem`.
+        conv1: another first convolution, of the stem's stride.
         pool_after_layer1: halve the frames by max pooling after the first stage.
         base_width: channels of the stem.
-        norm_eps: epsilon of the batch norms.
+        norm_eps: epsilon of the stem's batch norm.
         extra_chs: channels that another pathway adds to the input of each stage.
-        make_after: ``(stage, index, channels) -> module`` that follows a block, or None.
-        zero_init_residual: start each residual branch at zero when weights are drawn afresh.
+        zero_init_residual: start each bottleneck's residual branch at zero when weights are drawn afresh.
         pool_window: side of the window that the head slides over the features; 0: it averages over all of space.
-        num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
+        **head: num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
     """
 
     def __init__(
         self,
         temporal_kernels: TemporalKernels,
         *,
-        block: Callable[..., nn.Module] = Bottleneck3d,
+        make_block: Callable[..., nn.Module] = bottleneck,
         expansion: int = Bottleneck3d.expansion,
         strides: Sequence[Stride] = SPATIAL_STRIDES,
-        stem_kernel: tuple[int, int, int] = (1, 7, 7),
-        stem_stride: int = 1,
+        stem: Stem = Stem(),
         conv1: nn.Module | None = None,
-        pool_stride: int | None = 1,
         pool_after_layer1: bool = False,
         base_width: int = 64,
         norm_eps: float = 1e-5,
         extra_chs: Sequence[int] = (0, 0, 0, 0),
-        make_after: Callable[[int, int, int], nn.Module | None] = lambda stage, index, channels: None,
         zero_init_residual: bool = True,
         pool_window: int = 0,
-        num_classes: int = 400,
         in_chans: int = 3,
-        drop_rate: float = 0.5,
-        init_std: float = 0.01,
+        **head: Any,
     ):
         widths = [base_width * 2**i for i in range(4)]
-        time, space = stem_stride * (pool_stride or 1), 2 if pool_stride is None else 4
+        time, space = stem.stride * (stem.pool_stride or 1), 2 if stem.pool_stride is None else 4
         min_frames = time + 1 if pool_after_layer1 else 1  # the pool after layer1 needs two frames
         stages = []
         for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
@@ -122,23 +133,21 @@ class ResNet3d(Recognizer):
             space *= stride[1]
             stages.append(level(width * expansion, (time, space), f"layer{i + 1}"))
         super().__init__(
-            num_classes=num_classes,
             num_features=widths[-1] * expansion,
             in_chans=in_chans,
-            feature_info=[level(base_width, (stem_stride, 2), "relu"), *stages],
-            drop_rate=drop_rate,
-            init_std=init_std,
+            feature_info=[level(base_width, (stem.stride, 2), "relu"), *stages],
+            **{"num_classes": 400, **head},
         )
         self.min_frames = min_frames
         self.pool_window = pool_window
         self.zero_init_residual = zero_init_residual
-        padding = tuple(k // 2 for k in stem_kernel)
-        self.conv1 = conv1 or nn.Conv3d(in_chans, base_width, stem_kernel, (stem_stride, 2, 2), padding, bias=False)
+        padding = tuple(k // 2 for k in stem.kernel)
+        self.conv1 = conv1 or nn.Conv3d(in_chans, base_width, stem.kernel, (stem.stride, 2, 2), padding, bias=False)
         self.bn1 = nn.BatchNorm3d(base_width, norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity()
-        if pool_stride is not None:
-            self.maxpool = nn.MaxPool3d((1, 3, 3), (pool_stride, 2, 2), padding=(0, 1, 1))
+        if stem.pool_stride is not None:
+            self.maxpool = nn.MaxPool3d((1, 3, 3), (stem.pool_stride, 2, 2), padding=(0, 1, 1))
         self.pool2 = nn.MaxPool3d((2, 1, 1), (2, 1, 1)) if pool_after_layer1 else nn.Identity()
         in_chs = base_width
         for stage, (width, kernels) in enumerate(zip(widths, temporal_kernels, strict=True), start=1):
@@ -146,8 +155,7 @@ class ResNet3d(Recognizer):
             blocks = []
             for i, kernel_t in enumerate(kernels):
                 stride = strides[stage - 1] if i == 0 else (1, 1, 1)
-                after = make_after(stage, i, width * expansion)
-                blocks.append(block(in_chs, width, kernel_t, stride, after, norm_eps))
+                blocks.append(make_block(stage, i, in_chs, width, kernel_t, stride))
                 in_chs = width * expansion
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.init_weights()

@@ -17,7 +17,7 @@ from torch import nn
 from ..layers import window_means
 from ..registry import register_model
 from .recognizer import Recognizer, level
-from .resnet3d import ResNet3d, TemporalKernels, stage_kernels
+from .resnet3d import ResNet3d, Stem, TemporalKernels, stage_kernels
 
 FAST_WIDTH = 8  # channels of the fast pathway's stem, an eighth of the slow one's
 FUSION_RATIO = 2  # a lateral convolution doubles the fast channels
@@ -89,7 +89,7 @@ class SlowFast(Recognizer):
         )
         self.fast = ResNet3d(
             _kernels(fast_depth, (3, 3, 3, 3), layer3_blocks),
-            stem_kernel=(5, 7, 7),
+            stem=Stem((5, 7, 7)),
             base_width=FAST_WIDTH,
             num_classes=0,
             in_chans=in_chans,

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ..layers import NonLocal3d
 from ..registry import register_model
-from .resnet3d import ResNet3d, stage_kernels
+from .resnet3d import Bottleneck3d, ResNet3d, Stride, stage_kernels
 
 NON_LOCAL_BLOCKS = {2: (0, 2), 3: (0, 2, 4)}  # stage -> blocks that a non-local block follows
 
@@ -22,9 +20,11 @@ def _slowonly(depth: int, **kwargs: Any) -> ResNet3d:
     return ResNet3d(stage_kernels(depth, (1, 1, 3, 3)), **kwargs)
 
 
-def _non_local(stage: int, index: int, channels: int) -> nn.Module | None:
-    is_followed = index in NON_LOCAL_BLOCKS.get(stage, ())
-    return NonLocal3d(channels, "embedded_gaussian", use_scale=True) if is_followed else None
+def _non_local(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> Bottleneck3d:
+    after = None
+    if index in NON_LOCAL_BLOCKS.get(stage, ()):
+        after = NonLocal3d(width * Bottleneck3d.expansion, "embedded_gaussian", use_scale=True)
+    return Bottleneck3d(in_chs, width, kernel_t, stride, after)
 
 
 @register_model
@@ -48,10 +48,10 @@ def slowonly_r101_8x8(**kwargs: Any) -> ResNet3d:
 @register_model
 def slowonly_nlembgauss_r50_4x16(**kwargs: Any) -> ResNet3d:
     """SlowOnly, ResNet-50 with five embedded-Gaussian non-local blocks, 4 frames, one in sixteen."""
-    return _slowonly(50, make_after=_non_local, **kwargs)
+    return _slowonly(50, make_block=_non_local, **kwargs)
 
 
 @register_model
 def slowonly_nlembgauss_r50_8x8(**kwargs: Any) -> ResNet3d:
     """SlowOnly, ResNet-50 with five embedded-Gaussian non-local blocks, 8 frames, one in eight."""
-    return _slowonly(50, make_after=_non_local, **kwargs)
+    return _slowonly(50, make_block=_non_local, **kwargs)
