@@ -103,6 +103,12 @@ def test_rules_across_entries(text, message):
         catalog.check_entries(read_table(text, "tsn.toml"))
 
 
+def test_data_sets_with_several_labels_are_not_measured_by_top_k():
+    for name, facts in catalog.datasets().items():
+        if facts.get("multi_label"):
+            assert "top_k_accuracy" not in facts.get("metrics", ["top_k_accuracy"]), name
+
+
 def test_fused_rows_name_both_entries():
     rows = {(e.full_name, m["fused_with"]): m for e in ENTRIES for m in e.metrics if "fused_with" in m}
     assert all(partner in catalog.entries() for _, partner in rows)

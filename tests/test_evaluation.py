@@ -18,12 +18,15 @@ from safetensors.numpy import load_file
 import videozoo
 from videozoo.catalog import datasets
 from videozoo.cli import main
+from videozoo.data.annotations import Sample
 from videozoo.data.datasets import load_dataset
 from videozoo.evaluation import compare, evaluate, storage
 from videozoo.evaluation.fusion import fuse
 from videozoo.evaluation.overview import overview_report
+from videozoo.evaluation.recognition import video_names
 from videozoo.evaluation.report import evaluation_report
 from videozoo.evaluation.storage import ScoreStore, StorageError, read_scores
+from videozoo.prediction import average_views
 
 TSN = "mma012_tsn_r18_1x1x8_100e_hvu_action_rgb"  # the parity case of a network small enough for tests
 SMALL = {"kind": "uniform", "clips": 4, "segments": 4, "resize": 40, "crops": 1, "size": 32, "average": "score"}
@@ -641,7 +644,41 @@ def test_scores_of_two_runs_are_fused_beside_the_published_pair(folder, model, v
     hits = (fused.scores.argmax(1) == np.array(LABELS[:4])).mean()
     assert fused.metrics["top1"] == pytest.approx(100 * hits) and fused.published["top1"] == 50.0
     assert fuse(first, dataset, tmp_path / "flow", weight=0.5).published == {}
+    assert "one view: not comparable" in fused.remark
 
     arguments = ("eval", f"local-dir:{folder}", "--data", videos, "--fuse", tmp_path / "flow", "--fuse-weight", "0.5")
     code, out, _ = run_cli(capsys, *arguments)
     assert code == 0 and "fused 1:0.5" in out and "v4.mp4" in out
+
+
+def test_wrong_folders_and_weights_are_told_before_the_run(folder, videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("videozoo.evaluation.recognition.evaluate", lambda *_, **__: pytest.fail("the run has begun"))
+    for option in ("--fuse", "--diff"):
+        arguments = ("eval", f"local-dir:{folder}", "--data", videos, option, tmp_path / "nowhere")
+        code, _, err = run_cli(capsys, *arguments)
+        assert code == 1 and "nowhere holds no saved scores" in err
+    for weight in ("nan", "inf", "one"):
+        with pytest.raises(SystemExit):
+            run_cli(capsys, "eval", "x", "--data", videos, "--fuse", tmp_path, "--fuse-weight", weight)
+    with pytest.raises(ValueError, match="finite"):
+        videozoo.fuse_scores([np.ones((2, 3))], [float("nan")])
+
+
+def test_parts_of_a_video_have_names_of_their_own():
+    def sample(path, start=0, frames=0):
+        return Sample(path, 0, num_frames=frames, start=start)
+
+    names = video_names([sample("a", 0, 10), sample("a", 5, 10), sample("b", 0, 9), sample("c.mp4"), sample("c.mp4")])
+    assert names == ["a[0:10]", "a[5:15]", "b", "c.mp4", "c.mp4#2"]
+
+
+def test_flow_models_need_flow_folders(checkpoint, videos):
+    model = videozoo.create_model("tsn_r50_f3_k400_flow")
+    with pytest.raises(ValueError, match="folders of flow images"):
+        evaluate(model, load_dataset("k400", videos, modality="flow"))
+
+
+def test_largest_probability_over_views():
+    logits = torch.tensor([[[0.0, 2.0]], [[1.0, -1.0]]])  # (views, windows, classes)
+    assert torch.equal(average_views(logits, "max", multi_label=True), torch.tensor([1.0, 2.0]).sigmoid())
+    assert videozoo.get_pretrained_cfg("slowfast_r50_8x8_charades").test["average"] == "max"

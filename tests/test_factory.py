@@ -231,6 +231,13 @@ def test_wrong_input_is_named(name, shape, message):
         model(torch.zeros(shape))
 
 
+def test_decoded_frames_are_refused_until_they_are_normalised():
+    with pytest.raises(ValueError, match="normalised floating-point input, got torch.uint8: videozoo.create_transform"):
+        videozoo.create_model("tsn_r18_f8", num_classes=2)(torch.zeros(1, 3, 2, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="num_classes=-1"):
+        videozoo.create_model("tsn_r18_f8").reset_classifier(-1)
+
+
 def test_num_frames_rebuilds_the_temporal_shift():
     assert videozoo.create_model("tsm_mobilenetv2_f8", num_frames=4)(CLIP[:, :, :4]).shape == (2, 400)
 

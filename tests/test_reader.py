@@ -1,6 +1,7 @@
 """Readers: the right frames, in any order, from good, odd and broken files."""
 
 import json
+import pickle
 import subprocess
 import sys
 import types
@@ -456,3 +457,8 @@ def test_torchcodec_missing_or_without_ffmpeg(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ImportError, match="pip install torchcodec"):
         open_video(VIDEOS / "demo.mp4", reader="torchcodec")
+
+
+def test_errors_come_back_whole_from_a_worker_process():
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "holds no video")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "holds no video", "a.mp4: holds no video")

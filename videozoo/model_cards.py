@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 import sys
-import textwrap
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,21 +49,21 @@ NAME` shows all that is known of one entry, its addresses and hashes too.
 READING = """\
 ## How to read the tables
 
-- **entry**: the name for `create_model`: architecture, data set and modality, after the dot the tag, which tells one set
-  of weights from another. The first row of a name is its default: the name without the tag means it. `8x8` is frames x
-  stride of a clip, `f8` eight frames spread over the video.
-- **top-1 / top-5**: as published by the source, in percent, not measured by us; other metrics are named. `videozoo eval
-  NAME --data FOLDER` measures them.
+- **entry**: the name for `create_model`: architecture, data set and modality, after the dot the tag, which tells one
+  set of weights from another. The first row of a name is its default: the name without the tag means it. `8x8` is
+  frames x stride of a clip, `f8` eight frames spread over the video.
+- **top-1 / top-5**: in percent, as the source published them; other metrics are named. `videozoo eval NAME --data
+  FOLDER` measures them on your copy of the data.
 - **protocol**: what the number was published with: the views of a video that are scored and how their scores are
   averaged. Numbers of different protocols cannot be compared: more views give more accuracy for more time.
 - **params, M**: millions of parameters, those of the classifier and of parts that only training uses included.
 - **GFLOPs**: of one view, at the size of the test. One multiply-add counts as one, as in the papers; those of
-  convolutions, linear layers and matrix products are counted (`torch.utils.flop_counter`, whose count of two for each is
-  halved), norms, activations and pooling are not. The cost of a video is this times the number of views.
+  convolutions, linear layers and matrix products are counted (`torch.utils.flop_counter`, whose count of two for each
+  is halved), norms, activations and pooling are not. The cost of a video is this times the number of views.
 - **one view**: the input of the network in the test. Where frames are spread over the video, all of them are one view.
 - **videos stored**: how the source had prepared the videos for training and test, where it says so.
 - **pretraining**: what the weights were initialised from; "none" is training from scratch.
-- **source**: who trained and published the weights, with a link to where they say so.
+- **source**: who published the weights, with a link to where the numbers come from.
 - **licence**: that of the weights, as the source states it; see [Licences](#licences).
 
 The first word of a tag is the source, the others say what is special:
@@ -90,7 +89,7 @@ def _word(table: str, key: str, where: str) -> Any:
     try:
         return words()[table][key]
     except KeyError:
-        raise CatalogError(f"{where}: {key!r} has no words in the cards: add it to [{table}] of families.toml") from None
+        raise CatalogError(f"{where}: no words for {key!r}: add it to [{table}] of catalog/families.toml") from None
 
 
 def _pretraining(key: str, where: str) -> str:
@@ -130,10 +129,16 @@ def _measure(architecture: str, args: str, shape: tuple[int, ...]) -> tuple[int,
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model = registry.model_entrypoint(architecture)(**json.loads(args)).eval()
-        model(torch.empty(shape))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+    build = registry.model_entrypoint(architecture)
+    with torch.device("meta"):
+        model = build(**json.loads(args)).eval()
+    parameters = sum(p.numel() for p in model.parameters())
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.forward = torch.nn.Identity().forward  # adds nothing to the count and takes most of its time
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(shape, device="meta"))
+    return parameters, counter.get_total_flops() // 2
 
 
 def _span(values: Sequence[float]) -> str:
@@ -161,9 +166,9 @@ def _numbers(metrics: Mapping[str, Any]) -> str:
 
 
 def _stated_protocol(metrics: Mapping[str, Any]) -> str:
-    """The protocol that a published result names itself, with the entry that it was fused with."""
+    """The protocol that a published result names itself, with the entry that it was fused with; else its origin."""
     fused = f" with `{metrics['fused_with']}`" if metrics.get("fused_with") else ""
-    return f"{metrics.get('protocol', '')}{fused}"
+    return f"{metrics['protocol']}{fused}" if "protocol" in metrics else f"in `{metrics['origin']}`"
 
 
 def _protocol(entry: Entry) -> str:
@@ -209,9 +214,16 @@ def _row(entry: Entry) -> list[str]:
 def _in_order(entries: Iterable[Entry]) -> list[Entry]:
     """Entries by data set, then name, the default tag first."""
     datasets = list(catalog.datasets())
-    return sorted(
-        entries, key=lambda e: (datasets.index(e.dataset), e.modality, names.natural_key(e.name), not e.default)
-    )
+
+    def place(entry: Entry) -> tuple[Any, ...]:
+        return (
+            datasets.index(entry.dataset),
+            entry.modality != "rgb",
+            names.natural_key(entry.name),
+            not entry.default,
+        )
+
+    return sorted(entries, key=place)
 
 
 # Sections ------------------------------------------------------------------------------------------------------------
@@ -245,10 +257,10 @@ def _top1(entry: Entry) -> float:
 
 def _family(family: str, entries: list[Entry]) -> Iterator[str]:
     about = _word("families", family, f"{family}.toml")
-    papers = " ".join(dict.fromkeys(f"[{about['cite']}]({entry.paper})" for entry in entries))
+    papers = dict.fromkeys(f"[{about['cite']}]({entry.paper})" for entry in entries if entry.paper)
     yield f"## {about['title']}\n"
-    yield textwrap.fill(f"{about['about'].strip()} ({papers}.)", 120, break_long_words=False, break_on_hyphens=False)
-    yield ""
+    yield f"{about['about'].strip()}\n"
+    yield f"Paper: {', '.join(papers)}.\n"
     yield from _table(COLUMNS, map(_row, entries))
     more = [f"- `{e.full_name}`: {_numbers(m)} ({_stated_protocol(m)})" for e in entries for m in e.metrics[1:]]
     if more:
@@ -282,24 +294,22 @@ def _tags(entries: Iterable[Entry]) -> Iterator[str]:
 def _datasets(entries: Iterable[Entry]) -> Iterator[str]:
     counts = Counter(entry.dataset for entry in entries)
     rows = [
-        [facts["title"], f"`{key}`", str(facts["num_classes"]), "several" if facts.get("multi_label") else "one",
-         facts["homepage"], str(counts[key]) if counts[key] else "-"]
+        [facts["title"], f"`{key}`", str(facts["num_classes"]), facts["homepage"], str(counts[key] or "-")]
         for key, facts in catalog.datasets().items()
-    ]  # fmt: skip
-    columns = {"data set": "---", "name": "---", "classes": "---:", "labels of a video": "---"}
-    yield from _table(columns | {"official address": "---", "entries": "---:"}, rows)
+    ]
+    columns = {"data set": "---", "name": "---", "classes": "---:", "official address": "---", "entries": "---:"}
+    yield from _table(columns, rows)
 
 
 def _licences(entries: Sequence[Entry]) -> Iterator[str]:
     counts = Counter(entry.license for entry in entries)
-    yield "".join(["The weights' own licences: ", ", ".join(f"{k} ({v} entries)" for k, v in counts.most_common()), "."])
-    yield ""
+    yield f"The weights' own licences: {', '.join(f'{k} ({v} entries)' for k, v in counts.most_common())}.\n"
     restricted = [entry for entry in entries if entry.license.lower() not in PERMISSIVE]
     if restricted:
         yield "These licences may forbid or restrict commercial use; read them first:\n"
         yield from (f"- `{entry.full_name}`: {entry.license}" for entry in restricted)
     else:
-        yield "None of them forbids commercial use."
+        yield "None of them forbids commercial use; all ask to keep the notice of the licence."
     noted = [entry for entry in entries if "commercial" in entry.notes]
     if noted:
         yield "\nThese weights need a look before commercial use all the same:\n"

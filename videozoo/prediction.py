@@ -304,12 +304,16 @@ def view_logits(
 def average_views(logits: torch.Tensor, average: str, multi_label: bool) -> torch.Tensor:
     """Scores (classes,) of a video from the logits (views, windows, classes): what published metrics are computed from.
 
-    Their mean for ``average="score"``; the mean of their probabilities for "prob".
+    Their mean for ``average="score"``; the mean of their probabilities for "prob", the largest ones for "max", where a
+    view's own probability is the mean over its windows.
     """
-    if average not in ("prob", "score"):
-        raise ValueError(f"average={average!r} is unknown: use 'prob' or 'score'.")
-    logits = logits.flatten(0, 1)
-    return (logits if average == "score" else _squash(logits, multi_label)).mean(0)
+    if average == "score":
+        return logits.flatten(0, 1).mean(0)
+    if average == "prob":
+        return _squash(logits.flatten(0, 1), multi_label).mean(0)
+    if average == "max":
+        return _squash(logits, multi_label).mean(1).amax(0)
+    raise ValueError(f"average={average!r} is unknown: use 'prob', 'score' or 'max'.")
 
 
 def _squash(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
@@ -317,7 +321,7 @@ def _squash(logits: torch.Tensor, multi_label: bool) -> torch.Tensor:
 
 
 def _probabilities(logits: torch.Tensor, average: str, multi_label: bool) -> np.ndarray:
-    """Probabilities (classes,) from the logits of all views, averaged before ("score") or after ("prob") squashing."""
+    """Probabilities (classes,) from the logits of all views, combined before or after they become probabilities."""
     scores = average_views(logits, average, multi_label)
     return (_squash(scores, multi_label) if average == "score" else scores).numpy()
 
@@ -372,7 +376,8 @@ def describe_protocol(config: Mapping[str, Any], clips: int | None = None) -> st
     ``clips`` replaces the number that follows from the config, for a video that gave another one.
     """
     clips = clip_count(config) if clips is None else clips
-    averaged = f"{'probabilities' if config['average'] == 'prob' else 'scores'} averaged"
+    averaged = {"score": "scores averaged", "prob": "probabilities averaged", "max": "largest probabilities"}
+    averaged = averaged[config["average"]]
     if config["modality"] == "audio":
         return f"{clips} clips of sound, {averaged}" if clips > 1 else "1 clip of sound"
     crops = f"{config['crops']} crops" if config["crops"] > 1 else "centre crop"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 
@@ -23,10 +24,16 @@ def _common(commands: Any, name: str, run: Any, text: str, options: dict[str, An
     parser.add_argument("dataset", metavar="DATASET", help="short name, as in model names: k400, ssv2, ucf101, ...")
     parser.add_argument("--root", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--annotations", metavar="PATH", help="folder (audit: or file) of the annotations")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
 
 
 def _add_prepare(commands: Any, options: dict[str, Any]) -> None:
@@ -60,6 +67,7 @@ def run_prepare(args: argparse.Namespace) -> int:
         dense=args.dense,
         frames=args.frames,
         workers=args.workers,
+        progress=sys.stderr.isatty(),
     )
     print(json.dumps([r.to_dict() for r in reports], indent=1) if args.json else "\n".join(map(str, reports)))
     return int(any(report.failed for report in reports))
@@ -78,6 +86,7 @@ def run_audit(args: argparse.Namespace) -> int:
         kind=args.kind,
         modality=args.modality,
         workers=args.workers,
+        progress=sys.stderr.isatty(),
     )
     print(report.to_json() if args.json else report)
     if args.out:

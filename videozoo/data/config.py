@@ -23,7 +23,7 @@ DATA_DEFAULTS: dict[str, Any] = {
     "keep_ratio": True,  # False: (w, h) of `resize` is the exact size, whatever the frames' shape
     "crops": 1,  # 1 | 3 | 10
     "size": 224,
-    "average": "prob",  # "prob" | "score": what is averaged over views
+    "average": "prob",  # "prob" | "score": what is averaged over views; "max": their largest probabilities
     "interpolation": "bilinear",
     "resize_backend": "cv2",  # "cv2" | "torch" | "torch_antialias"
     "mean": (0.485, 0.456, 0.406),

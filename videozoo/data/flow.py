@@ -44,7 +44,8 @@ def _flow_function(method: str) -> FlowFunction:
     else:
         raise ImportError(
             f"the installed OpenCV {cv2.__version__} lacks TV-L1, one of the contributed modules: replace it by "
-            "pip install opencv-contrib-python-headless, or use method='dis'."
+            "pip install opencv-contrib-python-headless, or give a folder that videozoo.data.write_flow(video, folder, "
+            "method='dis') has written."
         )
 
     def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:

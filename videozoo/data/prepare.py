@@ -93,7 +93,9 @@ def prepare(
     if base.get("category_of"):
         raise ValueError(f"{dataset} is read from the lists of {base['category_of']}: prepare that one.")
     style = base.get("files", {}).get("format")
-    if style in (None, "ava", "tubes"):
+    if style is None:
+        raise ValueError(f"there is no reader for the authors' files of {dataset}: write its list files yourself.")
+    if style in ("ava", "tubes"):
         raise ValueError(f"{dataset} needs no preparation: its published files are read as they are.")
     if frames and dense:
         raise ValueError("frames and dense exclude each other: only videos have key frames.")

@@ -35,6 +35,9 @@ class VideoError(ValueError):
         self.path = os.fspath(path)
         self.reason = reason
 
+    def __reduce__(self) -> tuple:  # so that it comes back whole from a worker process
+        return type(self), (self.path, self.reason)
+
 
 @runtime_checkable
 class VideoReader(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -39,12 +40,22 @@ def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--save-logits", metavar="DIR", help="keep the scores of every video, so that an interrupted run can go on")
     add("--diff", metavar="DIR", help="list the videos whose prediction differs from the scores that are saved there")
     add("--fuse", metavar="DIR", help="add the scores that another run has saved there (RGB + flow, RGB + sound)")
-    add("--fuse-weight", type=float, default=1.0, metavar="W", help="of the added scores (default 1)")
+    add("--fuse-weight", type=_number, default=1.0, metavar="W", help="of the added scores (default 1)")
     add("--out", metavar="FILE.html", help="write a page to look at")
     add("--results-file", metavar="FILE", help="write the numbers to a .json or .csv file")
     add("--limit", type=_positive, metavar="N", help="only so many videos, drawn at random")
     add("--seed", type=int, default=0, metavar="N", help="of the draw of --limit (default 0)")
     add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
 
 
 def _count(text: str) -> int:
@@ -81,7 +92,10 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     from .fusion import fuse
     from .recognition import evaluate
     from .result import compare
+    from .storage import read_scores
 
+    for folder in filter(None, (args.diff, args.fuse)):
+        read_scores(folder)  # a wrong one must not come out after a long run
     model, weights, _ = create_from_args(args)
     name = args.dataset or model.pretrained_cfg.get("dataset")
     if not name:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from ..data.annotations import is_video_file
 from ..data.datasets import Dataset
 from .metrics import fuse_scores
 from .recognition import dataset_metrics, video_names
@@ -28,8 +30,10 @@ def fuse(
         ValueError: ``other`` holds no saved scores, or those of another number of classes.
     """
     saved, manifest = read_scores(other)
-    by_name = {str(PurePosixPath(name).with_suffix("")): row for name, row in saved.items()}
-    rows = [by_name.get(str(PurePosixPath(name).with_suffix(""))) for name in result.videos]
+    by_name = {_stem(name): row for name, row in saved.items()}
+    if len(by_name) < len(saved):
+        raise ValueError(f"{other} has several videos that differ in their suffix alone: they cannot be told apart.")
+    rows = [by_name.get(_stem(name)) for name in result.videos]
     kept = [i for i, row in enumerate(rows) if row is not None]
     absent = [result.videos[i] for i, row in enumerate(rows) if row is None]
     partner = str(manifest.get("model", other))
@@ -49,13 +53,26 @@ def fuse(
         model={**result.model, "full_name": f"{result.model['full_name']} + {partner}"},
         metrics=dataset_metrics(dataset, scores, [numbers[name] for name in videos]),
         published=published_fusion(result.model, partner) if weight == 1.0 else {},
-        remark=" ".join(filter(None, (result.remark, f"Scores fused 1:{weight:g} with those of {partner}."))),
+        remark=" ".join(filter(None, (result.remark, _remark(partner, weight, manifest)))),
         videos=videos,
         labels=[result.labels[i] for i in kept],
         scores=scores,
         failures=[*result.failures, *(Failure(name, f"{other} has no scores of it") for name in absent)],
         comparison=None,
     )
+
+
+def _stem(name: str) -> str:
+    """The name without a video's suffix; the frames of a part, ``[5:15]``, stay."""
+    path, part = re.fullmatch(r"(.*?)((?:\[\d+:\d+\])?(?:#\d+)?)", name, re.DOTALL).groups()
+    return (os.path.splitext(path)[0] if is_video_file(path) else path) + part
+
+
+def _remark(partner: str, weight: float, manifest: dict[str, Any]) -> str:
+    fingerprint = manifest.get("fingerprint", {})
+    views = json.loads(fingerprint.get("protocol", "{}")).get("views", "full")
+    remark = f"Scores fused 1:{weight:g} with those of {partner}"
+    return f"{remark}, which are of one view: not comparable with published ones." if views != "full" else f"{remark}."
 
 
 def published_fusion(model: dict[str, Any], partner: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -105,11 +105,13 @@ def evaluate(
     with _first_rank_first():
         store = _store(save_logits, model, names, transform, views, amp_dtype)
     saved, earlier = store.read()
+    stored = len(saved)
     pending, saved = _share(chosen, saved)
+    earlier *= len(saved) / max(stored, 1)  # the share of this process, and of the videos that are measured
     start = time.monotonic()
     loader = _loader(_Videos(dataset, transform, pending), workers, next(model.parameters()).device)
     scores, unread = _run(model, loader, transform, store, batch_size, AMP_DTYPES[amp_dtype], progress)
-    spent = time.monotonic() - start + (earlier if rank() == 0 else 0.0)
+    spent = time.monotonic() - start + earlier
     parts = _all_gather((saved | scores, unread, len(saved), spent))
     scores = {number: row for part in parts for number, row in part[0].items()}
     unread = {number: reason for part in parts for number, reason in part[1].items()}
@@ -151,6 +153,11 @@ def _check_modality(transform: Transform, dataset: Dataset) -> None:
             f"the model takes {modality}, the data set is opened as {dataset.modality}: "
             f"use load_dataset(..., modality={modality!r})."
         )
+    if modality == "flow" and dataset.kind == "videos":
+        raise ValueError(
+            f"{dataset.source} lists video files, a flow model is measured on folders of flow images: write them with "
+            "videozoo.data.write_flow and list the folders."
+        )
 
 
 # Scoring -------------------------------------------------------------------------------------------------------------
@@ -174,7 +181,7 @@ class _Videos(torch.utils.data.Dataset):
             with self.dataset.open(number, num_threads=self.num_threads) as reader:
                 return number, self.transform.views(reader)
         except UNREADABLE as error:
-            return number, str(error) or type(error).__name__
+            return number, getattr(error, "reason", "") or str(error) or type(error).__name__
 
 
 def _loader(videos: _Videos, workers: int | None, device: torch.device) -> torch.utils.data.DataLoader:
@@ -312,11 +319,16 @@ def _share(chosen: Sequence[int], saved: Scores) -> tuple[list[int], Scores]:
 
 
 def video_names(dataset: Dataset) -> list[str]:
-    """A name for each sample: its path, with the frames where it is only a part of a video."""
-    return [
-        f"{sample.path}[{sample.start}:{sample.start + sample.num_frames}]" if sample.start else sample.path
-        for sample in dataset
-    ]
+    """A name for each sample: its path, with the frames where a video has several, and a number where names repeat."""
+    times = Counter(sample.path for sample in dataset)
+    seen: Counter[str] = Counter()
+    names = []
+    for sample in dataset:
+        is_part = sample.num_frames and (sample.start or times[sample.path] > 1)
+        name = f"{sample.path}[{sample.start}:{sample.start + sample.num_frames}]" if is_part else sample.path
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
 
 
 def _labels(dataset: Dataset, model: nn.Module) -> list[tuple[int, ...]]:

@@ -26,6 +26,7 @@ def check_spectrogram(model: Recognizer, x: torch.Tensor) -> None:
             f"{type(model).__name__} expects spectrograms (N, {model.in_chans}, time, mel band), got {tuple(x.shape)}: "
             "use x[None] for one spectrogram, videozoo.data.audio.audio_views(path, config) for a file"
         )
+    model.check_dtype(x)
 
 
 class SpectrogramResNet(ResNet2d):

@@ -137,10 +137,19 @@ class Recognizer(nn.Module):
                 "use x[None] for one clip, x.movedim(-1, -4) where channels are last, "
                 "or create the model with in_chans=..."
             )
+        self.check_dtype(x)
         if x.shape[2] < self.min_frames:
             raise ValueError(
                 f"{type(self).__name__} needs clips of at least {self.min_frames} frames, got {x.shape[2]}: "
                 "sample more frames (repeat the last one if the video is too short)"
+            )
+
+    def check_dtype(self, x: torch.Tensor) -> None:
+        """Raise ValueError unless ``x`` is floating point: frames as they are decoded are not."""
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} expects normalised floating-point input, got {x.dtype}: "
+                "videozoo.create_transform(model) makes it from frames"
             )
 
     def forward_features(self, x: torch.Tensor) -> Features:
@@ -223,6 +232,8 @@ class Recognizer(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier of ``num_classes`` outputs; 0 = none; ``global_pool=""`` also leaves out the pooling."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} must be 0 (no classifier) or more")
         if global_pool is not None:
             if global_pool not in ("", "avg"):
                 raise ValueError(f"global_pool is 'avg' or '', got {global_pool!r}")

@@ -71,6 +71,8 @@ def fuse_scores(scores: Sequence[ArrayLike], weights: Sequence[float]) -> np.nda
     The videos must come in the same order; the weights are taken as they are, not normalised.
     """
     tables = [np.asarray(table) for table in scores]
+    if not np.isfinite(weights).all():
+        raise ValueError(f"weights of a fusion must be finite numbers, got {list(weights)}.")
     if not tables or len(tables) != len(weights):
         raise ValueError(f"{len(tables)} score tables and {len(weights)} weights were given: there must be one each.")
     shapes = {table.shape for table in tables}
