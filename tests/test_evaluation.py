@@ -112,6 +112,7 @@ def folder(checkpoint, tmp_path_factory):
         {"top1": 40.0, "top5": 70.0, "origin": "table 1"},
     ]
     model = small_model(checkpoint, metrics=published)
+    model.has_published_weights = True
     return videozoo.save_pretrained(model, tmp_path_factory.mktemp("model"))
 
 

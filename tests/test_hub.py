@@ -448,7 +448,7 @@ def test_folder_errors(tmp_path):
 
 
 def test_model_without_license_and_results_has_a_card(tmp_path):
-    from videozoo.model_card import model_card
+    from videozoo.hub_card import model_card
 
     config = hub.load_config(hub.save_pretrained(Tiny(), tmp_path))
     card = model_card({**config, "pretrained_cfg": {"license": "Some Own License"}}, "org/tiny", 15)

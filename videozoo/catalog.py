@@ -134,6 +134,10 @@ class Entry:
 
 
 FIELDS = {f.name: f for f in fields(Entry)}
+INPUT_FIELDS = (
+    *("modality", "mean", "std", "value_range", "channel_order", "interpolation", "resize_backend", "size"),
+    *("sampling", "train", "test"),
+)
 SEQUENCES = ("upstream", "mean", "std", "value_range", "metrics", "first_conv")
 
 
@@ -151,7 +155,7 @@ def datasets() -> dict[str, dict[str, Any]]:
 def labels(name: str) -> list[str]:
     """Class names of list ``name`` in index order; ValueError if there is no such list."""
     path = resources.files("videozoo").joinpath("catalog", "labels", f"{name}.txt")
-    if not path.is_file():
+    if not re.fullmatch(r"[a-z0-9_]+", name) or not path.is_file():
         known = [p.name[:-4] for p in resources.files("videozoo").joinpath("catalog", "labels").iterdir()]
         raise ValueError(f"there is no label list {name!r}: choose one of {', '.join(sorted(known))}")
     return path.read_text(encoding="utf-8").splitlines()
@@ -271,6 +275,22 @@ def base_name(name: str) -> str:
     """The entry name behind an alias; other names unchanged."""
     full = _by_any_name().get(name)
     return entries()[full].name if full and entries()[full].alias == name else name
+
+
+def input_facts(architecture: str) -> dict[str, Any]:
+    """What a bare architecture is fed: as its entries are, else what the sampling in its name (8x8, f8) says."""
+    rows = [e for e in entries().values() if e.architecture == architecture and e.default]
+    if rows:
+        entry = min(rows, key=lambda e: (e.modality == "flow", e.dataset != "k400"))
+        return {key: getattr(entry, key) for key in INPUT_FIELDS}
+    if match := re.search(r"_(\d+)x(\d+)$", architecture):
+        sampling = {**SAMPLING, "frames": int(match[1]), "stride": int(match[2])}
+        return {"sampling": sampling, "test": {**TEST, "clips": 10, "crops": 3, "size": 256}}
+    if match := re.search(r"_f(\d+)$", architecture):
+        count = int(match[1])
+        sampling = {**SAMPLING, "frames": 1, "stride": 1, "segments": count}
+        return {"sampling": sampling, "test": {**TEST, "clips": count, "segments": count}}
+    return {}
 
 
 def find_entry(name: str) -> Entry | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 def list_models(
     filter: str | Sequence[str] = "",
-    *,
     module: str = "",
     pretrained: bool = False,
+    *,
     exclude_filters: str | Sequence[str] = "",
     include_tags: bool | None = None,
     dataset: str | None = None,
@@ -49,7 +50,13 @@ def list_models(
         modality: ``rgb``, ``flow`` or ``audio``.
         min_top1: published top-1 accuracy of at least this many percent.
         max_params: at most this many parameters.
+
+    Raises:
+        ValueError: unknown data set, task or modality.
     """
+    _check_choice("data set", dataset, catalog.datasets())
+    _check_choice("task", task, catalog.TASKS)
+    _check_choice("modality", modality, ("rgb", *catalog.MODALITIES))
     include_tags = pretrained if include_tags is None else include_tags
     wanted = {"dataset": dataset, "task": task, "modality": modality, "family": module or None}
     rows = [e for e in catalog.entries().values() if all(v is None or getattr(e, k) == v for k, v in wanted.items())]
@@ -66,9 +73,24 @@ def list_models(
     return sorted((n for n in found if not any(_matches(n, p) for p in exclude)), key=names.natural_key)
 
 
+def _check_choice(what: str, value: str | None, known: Iterable[str]) -> None:
+    if value is not None and value not in known:
+        raise ValueError(f"there is no {what} {value!r}: did you mean {', '.join(names.nearest_names(value, known))}?")
+
+
 def list_pretrained(filter: str | Sequence[str] = "", **kwargs: Any) -> list[str]:
     """Names with tag of all entries with published weights; arguments as in :func:`list_models`."""
     return list_models(filter, pretrained=True, **kwargs)
+
+
+def list_modules() -> list[str]:
+    """Files that define architectures, one a family: ``slowfast``, ..."""
+    return sorted({registry.module_of(name) for name in registry.architectures()})
+
+
+def get_arch_pretrained_cfgs(architecture: str) -> dict[str, Entry]:
+    """All entries with published weights for a bare architecture, by full name."""
+    return {name: entry for name, entry in catalog.entries().items() if entry.architecture == architecture}
 
 
 def is_model(name: str) -> bool:
@@ -149,23 +171,40 @@ def _build_args(entry: Entry) -> dict[str, Any]:
     return {**entry.model_args, "num_classes": entry.num_classes, "in_chans": entry.in_chans}
 
 
+@cache
+def _without_filling() -> Any:
+    """Class of a mode in which filling tensors does nothing, for the meta device, where there is nothing to fill."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    tensor, init = torch.Tensor, torch.nn.init
+    fills = {tensor.normal_, tensor.uniform_, tensor.zero_, tensor.fill_}
+    fills |= {init.normal_, init.uniform_, init.zeros_, init.ones_, init.kaiming_normal_, init.kaiming_uniform_}
+
+    class WithoutFilling(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in fills:
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    return WithoutFilling
+
+
 def _build(architecture: str, kwargs: Mapping[str, Any]) -> Any:
     """The network without memory behind its parameters (meta device): nothing is initialised."""
     import torch
 
-    with torch.device("meta"):
+    with torch.device("meta"), _without_filling()():
         return registry.model_entrypoint(architecture)(**kwargs)
 
 
-def _materialise(model: Any, state: Mapping[str, Any] | None, source: str) -> None:
-    """Give a meta model its weights: those of ``state``, else freshly drawn ones."""
-    from .checkpoint import load_strict
-
-    if state is None:
-        model.to_empty(device="cpu")
-        model.init_weights()
-    else:
-        load_strict(model, state, source=source)
+def _draw(model: Any, architecture: str, kwargs: Mapping[str, Any]) -> Any:
+    """The network of a meta model with freshly drawn weights."""
+    if not registry.is_our_own(architecture):  # what it does to its weights is known to its builder alone
+        return registry.model_entrypoint(architecture)(**kwargs)
+    model.to_empty(device="cpu")
+    model.init_weights()
+    return model
 
 
 def create_model(
@@ -204,24 +243,28 @@ def create_model(
         ValueError: unknown name or tag, nothing published to load, or weights that do not fit.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    _check_counts(kwargs)
+    if features_only:
+        kwargs["num_classes"] = 0
     architecture, cfg, state = _resolve(name, pretrained, cache_dir)
-    if pretrained_cfg is not None:
-        cfg = pretrained_cfg.to_dict() if isinstance(pretrained_cfg, Entry) else dict(pretrained_cfg)
-        cfg.setdefault("architecture", architecture)
-        architecture = cfg["architecture"]
-    cfg = {**cfg, **(pretrained_cfg_overlay or {})}
+    architecture, cfg = _overridden(architecture, cfg, pretrained_cfg, pretrained_cfg_overlay)
     published = {key: cfg[key] for key in ("num_classes", "in_chans") if key in cfg}
-    model = _build(architecture, {**cfg.get("model_args", {}), **published, **kwargs})
+    build_args = {**cfg.get("model_args", {}), **published, **kwargs}
+    model = _build(architecture, build_args)
 
-    source = ""
+    source = name
     if checkpoint_path is not None:
-        source, state = str(checkpoint_path), _read_checkpoint(checkpoint_path, cfg)
+        source, state = str(checkpoint_path), _read_checkpoint(checkpoint_path)
     elif pretrained and state is None:
-        source, state = name, _published_state(name, cfg, cache_dir)
-    if state is not None:
-        state = _adapt(model, state, cfg, kwargs, source or name)
-    _materialise(model, state, source or name)
-    model.pretrained_cfg = _instance_cfg(model, architecture, cfg, kwargs)
+        state = _published_state(name, cfg, cache_dir)
+    if state is None:
+        model = _draw(model, architecture, build_args)
+    else:
+        from .checkpoint import load_strict
+
+        load_strict(model, _adapt(model, state, cfg, kwargs, source), source=source)
+    model.pretrained_cfg = _instance_cfg(model, architecture, cfg, kwargs, is_loaded=state is not None)
+    model.has_published_weights = state is not None and checkpoint_path is None
     if features_only:
         from .models.recognizer import ClipFeatures
 
@@ -241,7 +284,9 @@ def _resolve(name: str, pretrained: bool, cache_dir: Any) -> tuple[str, dict[str
             config = hub.load_config(rest)
             state = hub.load_folder_state(rest) if pretrained else None
         else:
-            repo, _, revision = rest.partition("@")
+            repo, at, revision = rest.partition("@")
+            if at and not revision:
+                raise ValueError(f"{name!r} ends in an empty revision: name a branch, tag or commit after the @")
             config = hub.hub_config(repo, revision or None, cache_dir)
             state = hub.hub_state(repo, revision or None, cache_dir) if pretrained else None
         return _from_config(config, name), _config_facts(config), state
@@ -249,9 +294,7 @@ def _resolve(name: str, pretrained: bool, cache_dir: Any) -> tuple[str, dict[str
     if entry is not None:
         return entry.architecture, entry.to_dict(), None
     if registry.is_architecture(name):
-        if pretrained:
-            raise ValueError(_unknown(name))
-        return name, {}, None
+        return name, catalog.input_facts(name), None
     raise ValueError(_unknown(name))
 
 
@@ -267,6 +310,9 @@ def _from_config(config: Mapping[str, Any], name: str) -> str:
 
 def _config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a saved model's config.json, in the form of an entry's dict."""
+    for key, kind in {"pretrained_cfg": dict, "model_args": dict, "num_classes": int}.items():
+        if key in config and not isinstance(config[key], kind):
+            raise ValueError(f"config.json: {key!r} must be of type {kind.__name__}, got {config[key]!r}")
     facts = dict(config.get("pretrained_cfg", {}))
     for key in ("architecture", "num_classes", "model_args", "label_names"):
         if key in config:
@@ -274,23 +320,76 @@ def _config_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _instance_cfg(model: Any, architecture: str, cfg: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _check_counts(kwargs: Mapping[str, Any]) -> None:
+    for key, least in (("num_classes", 0), ("in_chans", 1)):
+        value = kwargs.get(key, least)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{key}={value!r} must be a whole number from {least} on")
+
+
+def _overridden(
+    architecture: str, cfg: Mapping[str, Any], replacement: Any, overlay: Any
+) -> tuple[str, dict[str, Any]]:
+    """Architecture and facts where the caller gave facts of his own."""
+    replacement = replacement.to_dict() if isinstance(replacement, Entry) else replacement
+    for given in (replacement, overlay):
+        if given is None:
+            continue
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"pretrained_cfg is an Entry or a dict of its fields, got {given!r}: a tag belongs to the name"
+            )
+        known = {*catalog.FIELDS, "state_dict", "label_names"}
+        for key in set(given) - known:
+            raise ValueError(
+                f"pretrained_cfg has no field {key!r}: did you mean {names.nearest_names(key, known, 1)[0]}?"
+            )
+    cfg = {**(cfg if replacement is None else replacement), **(overlay or {})}
+    architecture = cfg.setdefault("architecture", architecture)
+    if not registry.is_architecture(architecture):
+        raise ValueError(_unknown(architecture))
+    return architecture, cfg
+
+
+def _instance_cfg(
+    model: Any, architecture: str, cfg: dict[str, Any], kwargs: dict[str, Any], is_loaded: bool
+) -> dict[str, Any]:
     """What the built model carries in ``pretrained_cfg``: the facts it was made from, true of this instance."""
-    fixed = ("num_classes", "in_chans", "drop_rate")
-    args = {**cfg.get("model_args", {}), **{k: v for k, v in kwargs.items() if k not in fixed}}
-    out = {**cfg, "architecture": architecture, "model_args": args, "num_classes": model.num_classes}
-    if cfg.get("num_classes", model.num_classes) != model.num_classes:
-        out |= {"labels": "", "label_names": None, "multi_label": False}
-    return out | {"in_chans": model.in_chans, "first_conv": model.first_conv, "classifier": model.classifier}
+    args = {**cfg.get("model_args", {}), **{k: v for k, v in kwargs.items() if k not in ("num_classes", "in_chans")}}
+    out = {key: value for key, value in cfg.items() if key != "state_dict"}
+    out |= {"architecture": architecture, "model_args": args}
+    for key in ("num_classes", "in_chans", "first_conv", "classifier"):
+        out[key] = getattr(model, key, out.get(key))
+    if getattr(model, "input_dims", 5) == 4:
+        out["modality"] = "audio"
+    if "num_classes" in cfg and cfg["num_classes"] != out["num_classes"]:  # no longer a model of the entry's data set
+        pretrain = cfg.get("dataset", "") if is_loaded else ""
+        out |= {"name": "", "tag": "", "dataset": "", "labels": "", "label_names": None, "multi_label": False}
+        out |= {"metrics": (), "pretrain": pretrain}
+    if not is_loaded:
+        out["metrics"] = ()
+    sampling, frames = out.get("sampling"), getattr(model, "num_frames", None)
+    if frames and sampling and sampling["frames"] == 1 and sampling["segments"] != frames:  # tied to another number
+        sets = out["test"]["clips"] // sampling["segments"]
+        out["sampling"] = {**sampling, "segments": frames}
+        out["test"] = {**out["test"], "clips": sets * frames, "segments": frames}
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------- weights
 
 
-def _published_state(name: str, cfg: dict[str, Any], cache_dir: Any) -> dict[str, Any]:
+def _published_state(name: str, cfg: dict[str, Any], cache_dir: Any) -> Mapping[str, Any]:
+    """Weights from the first of the entry's sources: state_dict, file, then cache, Hub and published address."""
     from . import hub
 
-    if not cfg.get("url") and not cfg.get("hf_hub_id") and not cfg.get("file"):
+    if cfg.get("state_dict"):
+        return cfg["state_dict"]
+    if cfg.get("file"):
+        return _read_checkpoint(cfg["file"])
+    if not cfg.get("url") and not cfg.get("hf_hub_id"):
+        if catalog.find_entry(name) is None and registry.is_architecture(name):
+            raise ValueError(_unknown(name))
         raise ValueError(f"{name!r} has no published weights: use pretrained=False, or checkpoint_path= for your own")
     known = {key: value for key, value in cfg.items() if key in catalog.FIELDS}
     entry = Entry(**{"name": names.safe_model_name(name), "tag": "", "family": "", "dataset": "", **known})
@@ -303,7 +402,7 @@ def _converter(cfg: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str
     return lambda state: convert(state, cfg.get("conversion", ""))
 
 
-def _read_checkpoint(path: str | os.PathLike, cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """A local file of any known source; a folder is one that ``save_pretrained`` wrote."""
     from .checkpoint import load_state_dict
     from .convert import convert
@@ -339,9 +438,9 @@ def _adapt(model: Any, state: Mapping[str, Any], cfg: Mapping[str, Any], kwargs:
         if not model.num_classes and model.auxiliary_classifier:
             head = model.auxiliary_classifier.split(".")[0]
             state = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
-    for name in model.first_conv:
+    for name in getattr(model, "first_conv", ()):
         key = f"{name}.weight"
-        if "in_chans" in kwargs and key in state and state[key].shape[1] != model.in_chans:
+        if "in_chans" in kwargs and key in state and state[key].ndim > 1 and state[key].shape[1] != model.in_chans:
             state[key] = adapt_first_conv(state[key], model.in_chans)
     return state
 
@@ -362,5 +461,5 @@ def load_checkpoint(model: Any, path: str | os.PathLike) -> Any:
     """
     from .checkpoint import load_strict
 
-    load_strict(model, _read_checkpoint(path, model.pretrained_cfg), source=str(path))
+    load_strict(model, _read_checkpoint(path), source=str(path))
     return model

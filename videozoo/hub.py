@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import __version__
+from . import __version__, catalog
 from .checkpoint import (
     CheckpointError,
     atomic_path,
@@ -26,7 +26,7 @@ from .checkpoint import (
     verify_hash,
 )
 from .download import DownloadError, fetch_url, is_offline
-from .model_card import model_card
+from .hub_card import model_card
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -344,8 +344,11 @@ def _config_of(model: Any, labels: list[str] | None) -> dict[str, Any]:
     cfg: Mapping[str, Any] = model.pretrained_cfg
     kept = {key: value for key, value in cfg.items() if key not in _SOURCE_FIELDS and value not in (None, "")}
     if kept.get("num_classes", model.num_classes) != model.num_classes:
-        kept.pop("labels", None)
+        for key in ("labels", "label_names", "multi_label", "metrics", "dataset", "name", "tag"):
+            kept.pop(key, None)
+    if not getattr(model, "has_published_weights", True):
         kept.pop("metrics", None)
+    labels = labels or kept.pop("label_names", None) or (catalog.labels(kept["labels"]) if kept.get("labels") else None)
     config = {
         "architecture": cfg["architecture"],
         "num_classes": model.num_classes,

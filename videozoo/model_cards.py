@@ -54,8 +54,8 @@ READING = """\
   frames x stride of a clip, `f8` eight frames spread over the video.
 - **top-1 / top-5**: in percent, as the source published them; other metrics are named. `videozoo eval NAME --data
   FOLDER` measures them on your copy of the data.
-- **protocol**: what the number was published with: the views of a video that are scored and how their scores are
-  averaged. Numbers of different protocols cannot be compared: more views give more accuracy for more time.
+- **protocol**: what the number was published with: the views of a video that are scored and how their scores become
+  one. Numbers of different protocols cannot be compared: more views give more accuracy for more time.
 - **params, M**: millions of parameters, those of the classifier and of parts that only training uses included.
 - **GFLOPs**: of one view, at the size of the test. One multiply-add counts as one, as in the papers; those of
   convolutions, linear layers and matrix products are counted (`torch.utils.flop_counter`, whose count of two for each

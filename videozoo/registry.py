@@ -23,6 +23,8 @@ def register_model(builder: Builder) -> Builder:
         ValueError: another builder has this name.
     """
     name = builder.__name__
+    if not _is_ours(builder):
+        _load_models()  # so that a name that is taken is told here, not by whoever comes next
     known = _builders.get(name)
     if known is not None and known.__module__ != builder.__module__:
         raise ValueError(f"model {name!r} is already registered by {known.__module__}: choose another name")
@@ -38,6 +40,15 @@ def _load_models() -> None:
         for module in pkgutil.iter_modules(models.__path__):
             importlib.import_module(f"{models.__name__}.{module.name}")
         _loaded = True
+
+
+def _is_ours(builder: Callable[..., Any]) -> bool:
+    return builder.__module__.startswith(f"{__package__}.models.")
+
+
+def is_our_own(name: str) -> bool:
+    """Whether architecture ``name`` is one of this package, not registered from outside."""
+    return _is_ours(model_entrypoint(name))
 
 
 def architectures() -> list[str]:

@@ -182,13 +182,21 @@ class PyAVReader(BaseReader):
         frames = self._frames_in_order()
         first = next(frames, None)
         self._count = 0 if first is None else 1 + sum(1 for _ in frames)
-        if self._broken and self._count:
+        lost = self._claimed_frames() - self._count
+        if self._count and (self._broken or lost > max(2, 0.02 * self._count)):
+            why = f"{self._broken} packets do not decode" if self._broken else f"about {lost} frames are missing"
             warnings.warn(
-                f"{self.path}: the file is damaged or cut off; {self._broken} packets do not decode, "
-                f"the {self._count} frames that do are used.",
+                f"{self.path}: the file is damaged or cut off; {why}, the {self._count} frames that decode are used.",
                 stacklevel=3,
             )
         return first
+
+    def _claimed_frames(self) -> int:
+        """Frames that the container says it has, by their number or by its length; 0 if it says neither."""
+        if self._stream.frames:
+            return self._stream.frames
+        seconds = (self._container.duration or 0) / 1e6
+        return round(seconds * self.fps)
 
     # Reading
 
