@@ -101,7 +101,9 @@ def small_model(checkpoint, dataset="k400", metrics=(), **test):
         "test": SMALL | test,
         "metrics": metrics,
     }
-    return videozoo.create_model("tsn_r18_f8_hvu_action", checkpoint_path=checkpoint, pretrained_cfg_overlay=facts)
+    model = videozoo.create_model("tsn_r18_f8_hvu_action", checkpoint_path=checkpoint, pretrained_cfg_overlay=facts)
+    model.has_published_weights = True
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,6 @@ def folder(checkpoint, tmp_path_factory):
         {"top1": 40.0, "top5": 70.0, "origin": "table 1"},
     ]
     model = small_model(checkpoint, metrics=published)
-    model.has_published_weights = True
     return videozoo.save_pretrained(model, tmp_path_factory.mktemp("model"))
 
 

@@ -152,13 +152,24 @@ def datasets() -> dict[str, dict[str, Any]]:
 
 
 @cache
+def label_lists() -> list[str]:
+    """Names of the label lists."""
+    return sorted(p.name[:-4] for p in resources.files("videozoo").joinpath("catalog", "labels").iterdir())
+
+
+@cache
 def labels(name: str) -> list[str]:
     """Class names of list ``name`` in index order; ValueError if there is no such list."""
-    path = resources.files("videozoo").joinpath("catalog", "labels", f"{name}.txt")
-    if not re.fullmatch(r"[a-z0-9_]+", name) or not path.is_file():
-        known = [p.name[:-4] for p in resources.files("videozoo").joinpath("catalog", "labels").iterdir()]
-        raise ValueError(f"there is no label list {name!r}: choose one of {', '.join(sorted(known))}")
-    return path.read_text(encoding="utf-8").splitlines()
+    if name not in label_lists():
+        raise ValueError(f"there is no label list {name!r}: choose one of {', '.join(label_lists())}")
+    return resources.files("videozoo").joinpath("catalog", "labels", f"{name}.txt").read_text("utf-8").splitlines()
+
+
+def label_names(facts: dict[str, Any]) -> list[str]:
+    """Class names of a model by its ``pretrained_cfg``: its own, those of its list, or none if neither is known."""
+    if facts.get("label_names"):
+        return list(facts["label_names"])
+    return list(labels(facts["labels"])) if facts.get("labels") in label_lists() else []
 
 
 def parse_entry_name(name: str) -> tuple[str, str, str]:

@@ -403,16 +403,10 @@ def convert(args: argparse.Namespace) -> int:
     else:
         from .hub import save_pretrained
 
-        save_pretrained(weights, out, labels=_labels(weights.pretrained_cfg))
+        save_pretrained(weights, out)
     checked = f", which fit {args.model}" if args.model else ""
     print(f"{out}: weights of {args.file}{checked}")
     return 0
-
-
-def _labels(cfg: dict[str, Any]) -> list[str] | None:
-    from . import catalog
-
-    return cfg.get("label_names") or (catalog.labels(cfg["labels"]) if cfg.get("labels") else None)
 
 
 def download(args: argparse.Namespace) -> int:

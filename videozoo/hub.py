@@ -348,7 +348,8 @@ def _config_of(model: Any, labels: list[str] | None) -> dict[str, Any]:
             kept.pop(key, None)
     if not getattr(model, "has_published_weights", True):
         kept.pop("metrics", None)
-    labels = labels or kept.pop("label_names", None) or (catalog.labels(kept["labels"]) if kept.get("labels") else None)
+    labels = labels or catalog.label_names(kept) or None
+    kept.pop("label_names", None)
     config = {
         "architecture": cfg["architecture"],
         "num_classes": model.num_classes,

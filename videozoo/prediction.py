@@ -331,8 +331,8 @@ def _probabilities(logits: torch.Tensor, average: str, multi_label: bool) -> np.
 
 def class_names(cfg: Mapping[str, Any], count: int) -> list[str]:
     """Labels of ``count`` classes: the model's own list, the data set's, or "class 0", ... where neither fits."""
-    names = cfg.get("label_names") or (catalog.labels(cfg["labels"]) if cfg.get("labels") else [])
-    return list(names) if len(names) == count else [f"class {i}" for i in range(count)]
+    names = catalog.label_names(cfg)
+    return names if len(names) == count else [f"class {i}" for i in range(count)]
 
 
 def full_name(cfg: Mapping[str, Any]) -> str:
