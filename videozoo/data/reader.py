@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -94,7 +95,7 @@ def open_video(
     return PyAVReader(path, num_threads=num_threads)
 
 
-class BaseReader:
+class BaseReader(ABC):
     """Index checking, repeats and the context manager; a reader adds `_count`, `_read` and what it must close."""
 
     path: str
@@ -129,9 +130,9 @@ class BaseReader:
                 f"{self.path}: frame {wrong[0]} does not exist, there are {len(self)} (0..{len(self) - 1})."
             )
 
+    @abstractmethod
     def _read(self, indices: np.ndarray) -> np.ndarray:
         """Frames of distinct, increasing indices."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Give up the file; reading afterwards is a ValueError. Closing twice is fine."""
