@@ -214,6 +214,15 @@ def test_bare_architectures_know_what_they_are_fed():
     assert fed("tsm_mobilenetv2_f8_k400", num_frames=4) == (1, 1, 4, 4)
 
 
+def test_upstream_configurations_without_weights_build_their_network():
+    model = videozoo.create_model("i3d_r50_heavy_8x8x1_100e_kinetics400_rgb")
+    assert model.pretrained_cfg["architecture"] == "i3d_heavy_r50_8x8" and model.pretrained_cfg["labels"] == "k400"
+    assert videozoo.create_model("tpn_tsm_r50_1x1x8_150e_sthv1_rgb").num_classes == 174
+    assert videozoo.is_model("audioonly_r50_64x1x1_100e_kinetics400_audio_feature")
+    with pytest.raises(ValueError, match="has no published weights"):
+        videozoo.create_model("tsn_fp16_r50_1x1x3_100e_kinetics400_rgb", pretrained=True)
+
+
 def test_saved_folder_loads_back(checkpoint, tmp_path):
     model = videozoo.create_model("tsm_mobilenetv2_f8", num_classes=3, drop_rate=0.1).eval()
     videozoo.save_pretrained(model, tmp_path / "mine", labels=["a", "b", "c"])

@@ -35,7 +35,7 @@ CASES = {  # case -> name given to create_model; the first block uses the publis
     "mma012_tin_r50_1x1x8_40e_sthv1_rgb": "tin_r50_1x1x8_40e_sthv1_rgb",
     "mma012_tpn_slowonly_r50_8x8x1_150e_kinetics_rgb": "tpn_slowonly_r50_8x8x1_150e_kinetics_rgb",
     "mma012_tsn_r18_64x1x1_100e_kinetics400_audio_feature": "tsn_r18_64x1x1_100e_kinetics400_audio_feature",
-    "mma012_audioonly_r50_64x1x1_100e_kinetics400_audio_feature": "audioonly_r50_64x1",
+    "mma012_audioonly_r50_64x1x1_100e_kinetics400_audio_feature": "audioonly_r50_64x1x1_100e_kinetics400_audio_feature",
     "mma12_ircsn_r50": "ircsn_r50_32x2_k400",
     "mma12_c2d_r50_8x8x1": "c2d_r50_8x8_k400.mma1",
     "mma12_slowonly_nl_embedded_gaussian_r50_4x16x1": "slowonly_nlembgauss_r50_4x16_k400",

@@ -18,7 +18,7 @@ from .names import nearest_names, split_tag
 MERGED = ("sampling", "test", "train", "model_args")
 MODALITIES = ("flow", "audio")
 TASKS = ("recognition", "detection", "localization")
-NO_ENTRIES = ("datasets.toml", "families.toml")  # tables about data sets and, for the model cards, families
+NO_ENTRIES = ("configurations.toml", "datasets.toml", "families.toml")  # tables of other things
 
 SAMPLING = {"kind": "uniform", "frames": 8, "stride": 8, "segments": 1, "stack": False}
 TEST = {
@@ -312,6 +312,23 @@ def find_entry(name: str) -> Entry | None:
         return entries()[full]
     base, tag = split_tag(name)
     return entries().get(f"{base_name(base)}.{tag}") if tag else None
+
+
+@cache
+def configurations() -> dict[str, str]:
+    """Upstream configurations without published weights -> architecture, data set and modality as one name."""
+    return _read_toml("configurations.toml")
+
+
+def untrained_facts(name: str) -> tuple[str, dict[str, Any]] | None:
+    """Architecture and facts of an upstream configuration without published weights; None if ``name`` is none."""
+    target = configurations().get(name.removesuffix(".py"))
+    if target is None:
+        return None
+    architecture, dataset, modality = parse_entry_name(target)
+    facts = {key: datasets()[dataset].get(key, default) for key, default in (("labels", ""), ("multi_label", False))}
+    facts |= {"dataset": dataset, "modality": modality, "num_classes": datasets()[dataset]["num_classes"]}
+    return architecture, {**input_facts(architecture), **facts}
 
 
 def tags_of(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -95,7 +96,8 @@ def get_arch_pretrained_cfgs(architecture: str) -> dict[str, Entry]:
 
 def is_model(name: str) -> bool:
     """Whether ``create_model`` knows ``name``: an entry, alias, upstream name or architecture."""
-    return catalog.find_entry(name) is not None or registry.is_architecture(name)
+    known = catalog.find_entry(name) or catalog.untrained_facts(name)
+    return known is not None or registry.is_architecture(name)
 
 
 def is_model_pretrained(name: str) -> bool:
@@ -137,7 +139,12 @@ def _unknown(name: str) -> str:
 
 def count_parameters(entry: Entry) -> int:
     """Parameters of an entry's network; nothing is allocated."""
-    return sum(p.numel() for p in _build(entry.architecture, _build_args(entry)).parameters())
+    return _count(entry.architecture, json.dumps(_build_args(entry), sort_keys=True))
+
+
+@cache
+def _count(architecture: str, args: str) -> int:
+    return sum(p.numel() for p in _build(architecture, json.loads(args)).parameters())
 
 
 def model_info(name: str) -> dict[str, Any]:
@@ -295,6 +302,8 @@ def _resolve(name: str, pretrained: bool, cache_dir: Any) -> tuple[str, dict[str
         return entry.architecture, entry.to_dict(), None
     if registry.is_architecture(name):
         return name, catalog.input_facts(name), None
+    if untrained := catalog.untrained_facts(name):
+        return *untrained, None
     raise ValueError(_unknown(name))
 
 
