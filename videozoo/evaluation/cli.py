@@ -94,8 +94,10 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     from .result import compare
     from .storage import read_scores
 
+    if not Path(args.data).is_dir():  # this and a wrong folder of scores must not come out after a download or long run
+        raise FileNotFoundError(f"{args.data} is no folder: give --data the folder of the data set")
     for folder in filter(None, (args.diff, args.fuse)):
-        read_scores(folder)  # a wrong one must not come out after a long run
+        read_scores(folder)
     model, weights, _ = create_from_args(args)
     name = args.dataset or model.pretrained_cfg.get("dataset")
     if not name:
