@@ -23,7 +23,7 @@ def check_spectrogram(model: Recognizer, x: torch.Tensor) -> None:
     """Raise ValueError unless ``x`` is ``(N, in_chans, T, F)``."""
     if x.ndim != 4 or x.shape[1] != model.in_chans:
         raise ValueError(
-            f"{type(model).__name__} expects spectrograms (N, {model.in_chans}, time, mel band), got {tuple(x.shape)}: "
+            f"{model.title} expects spectrograms (N, {model.in_chans}, time, mel band), got {tuple(x.shape)}: "
             "use x[None] for one spectrogram, videozoo.data.audio.audio_views(path, config) for a file"
         )
     model.check_dtype(x)

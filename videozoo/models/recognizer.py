@@ -129,18 +129,23 @@ class Recognizer(nn.Module):
 
     # ------------------------------------------------------------------ forward
 
+    @property
+    def title(self) -> str:
+        """What messages call the model: its architecture, where it was made by name."""
+        return self.pretrained_cfg.get("architecture") or type(self).__name__
+
     def check_input(self, x: torch.Tensor) -> None:
         """Raise ValueError unless ``x`` is ``(N, in_chans, T >= min_frames, H, W)``."""
         if x.ndim != 5 or x.shape[1] != self.in_chans:
             raise ValueError(
-                f"{type(self).__name__} expects clips (N, {self.in_chans}, T, H, W), got {tuple(x.shape)}: "
+                f"{self.title} expects clips (N, {self.in_chans}, T, H, W), got {tuple(x.shape)}: "
                 "use x[None] for one clip, x.movedim(-1, -4) where channels are last, "
                 "or create the model with in_chans=..."
             )
         self.check_dtype(x)
         if x.shape[2] < self.min_frames:
             raise ValueError(
-                f"{type(self).__name__} needs clips of at least {self.min_frames} frames, got {x.shape[2]}: "
+                f"{self.title} needs clips of at least {self.min_frames} frames, got {x.shape[2]}: "
                 "sample more frames (repeat the last one if the video is too short)"
             )
 
@@ -148,7 +153,7 @@ class Recognizer(nn.Module):
         """Raise ValueError unless ``x`` is floating point: frames as they are decoded are not."""
         if not x.is_floating_point():
             raise ValueError(
-                f"{type(self).__name__} expects normalised floating-point input, got {x.dtype}: "
+                f"{self.title} expects normalised floating-point input, got {x.dtype}: "
                 "videozoo.create_transform(model) makes it from frames"
             )
 

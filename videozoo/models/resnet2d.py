@@ -108,7 +108,7 @@ class FrameRecognizer(Recognizer):
         super().check_input(x)
         if self.num_frames is not None and x.shape[2] != self.num_frames:
             raise ValueError(
-                f"this {type(self).__name__} takes clips of {self.num_frames} frames, got {x.shape[2]}: "
+                f"{self.title} takes clips of {self.num_frames} frames, got {x.shape[2]}: "
                 f"sample {self.num_frames}, or create the model with num_frames={x.shape[2]}"
             )
 

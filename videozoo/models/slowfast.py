@@ -106,7 +106,7 @@ class SlowFast(Recognizer):
         super().check_input(x)
         if x.shape[2] % self.alpha:
             raise ValueError(
-                f"this SlowFast takes clips of a multiple of {self.alpha} frames (one in {self.alpha} goes to the "
+                f"{self.title} takes clips of a multiple of {self.alpha} frames (one in {self.alpha} goes to the "
                 f"slow pathway), got {x.shape[2]}"
             )
 
