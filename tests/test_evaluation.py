@@ -662,6 +662,7 @@ def test_wrong_folders_and_weights_are_told_before_the_run(folder, videos, tmp_p
     for weight in ("nan", "inf", "one"):
         with pytest.raises(SystemExit):
             run_cli(capsys, "eval", "x", "--data", videos, "--fuse", tmp_path, "--fuse-weight", weight)
+    assert np.array_equal(videozoo.fuse_scores([np.ones((2, 3)), np.ones((2, 3))]), np.full((2, 3), 2.0))
     with pytest.raises(ValueError, match="finite"):
         videozoo.fuse_scores([np.ones((2, 3))], [float("nan")])
 

@@ -166,7 +166,11 @@ def test_state_dict_and_file_as_sources(checkpoint, tmp_path):
             assert torch.equal(model.fc.weight, expected.fc.weight) and "state_dict" not in model.pretrained_cfg
     torch.save({"model": expected.state_dict()}, tmp_path / "training.pth")
     overlay = {"file": str(tmp_path / "training.pth")}
-    assert videozoo.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=overlay)
+    own = videozoo.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=overlay)
+    videozoo.save_pretrained(own, tmp_path / "saved")
+    assert "68.46" not in (tmp_path / "saved" / "config.json").read_text()
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        videozoo.create_model(SMALL, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "absent.pth")})
 
 
 def test_wrong_arguments_are_told_in_one_sentence():
@@ -347,7 +351,7 @@ def test_tables_are_read_once(monkeypatch):
     videozoo.list_models("slowfast*", dataset="k400")
 
 
-def test_register_model_from_outside():
+def test_register_model_from_outside(tmp_path):
     @videozoo.register_model
     def my_own_net(**kwargs):
         from videozoo.models.tsn import tsn_r18_f8
@@ -363,6 +367,9 @@ def test_register_model_from_outside():
         return module
 
     assert videozoo.create_model("my_filter").weight.tolist() == [[7.0, 7.0], [7.0, 7.0]]
+    torch.save({"weight": torch.eye(2), "bias": torch.zeros(2)}, tmp_path / "filter.pth")
+    loaded = videozoo.create_model("my_filter", checkpoint_path=tmp_path / "filter.pth")
+    assert torch.equal(loaded.weight, torch.eye(2))
     assert videozoo.is_model("my_own_net")
 
     def tsn_r18_f8(**kwargs):

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -374,18 +373,6 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert hub.cache_dir() == tmp_path / "me" / ".cache" / "videozoo"
-
-
-def test_local_file_comes_first(tmp_path):
-    upstream_file(tmp_path / "a.pth", state_dict_ema={"fc.bias": torch.zeros(2)})
-    entry = SimpleNamespace(file=str(tmp_path / "a.pth"), container="state_dict", full_name="tsn.mma0")
-    state = hub.pretrained_state(
-        entry, lambda state: {key.removeprefix("backbone."): value for key, value in state.items()}
-    )
-    assert state["fc.bias"].tolist() == [1.0, 1.0]
-    entry.file = str(tmp_path / "absent.pth")
-    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
-        hub.pretrained_state(entry, dict)
 
 
 class Tiny(nn.Module):

@@ -271,7 +271,8 @@ def create_model(
 
         load_strict(model, _adapt(model, state, cfg, kwargs, source), source=source)
     model.pretrained_cfg = _instance_cfg(model, architecture, cfg, kwargs, is_loaded=state is not None)
-    model.has_published_weights = state is not None and checkpoint_path is None
+    is_own = checkpoint_path is not None or cfg.get("file") or cfg.get("state_dict")
+    model.has_published_weights = state is not None and not is_own
     if features_only:
         from .models.recognizer import ClipFeatures
 
@@ -428,6 +429,8 @@ def _adapt(model: Any, state: Mapping[str, Any], cfg: Mapping[str, Any], kwargs:
     from .checkpoint import CheckpointError, adapt_first_conv
 
     state = dict(state)
+    if not hasattr(model, "classifier"):  # registered from outside, without timm's surface: it must fit as it is
+        return state
     weight, bias = f"{model.classifier}.weight", f"{model.classifier}.bias"
     rows = state[weight].shape[0] if weight in state else None
     if rows is not None and cfg.get("surplus_classes") and rows > cfg["num_classes"]:
@@ -447,7 +450,7 @@ def _adapt(model: Any, state: Mapping[str, Any], cfg: Mapping[str, Any], kwargs:
         if not model.num_classes and model.auxiliary_classifier:
             head = model.auxiliary_classifier.split(".")[0]
             state = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
-    for name in getattr(model, "first_conv", ()):
+    for name in model.first_conv:
         key = f"{name}.weight"
         if "in_chans" in kwargs and key in state and state[key].ndim > 1 and state[key].shape[1] != model.in_chans:
             state[key] = adapt_first_conv(state[key], model.in_chans)

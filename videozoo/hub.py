@@ -84,23 +84,20 @@ def pretrained_state(
 ) -> dict[str, Tensor]:
     """The entry's weights with videozoo's keys, from the first source that has them.
 
-    In this order: `entry.file`; the cache; the Hub repository (`entry.hf_hub_id`, else `<organisation>/<full_name>`
+    In this order: the cache; the Hub repository (`entry.hf_hub_id`, else `<organisation>/<full_name>`
     with the organisation `$VIDEOZOO_HUB_ORG`, else "videozoo") at `entry.revision`; the published address, whose file
     is checked, converted and cached. The cache wins whatever source it was filled from, also after VIDEOZOO_HUB_ORG has
     changed: delete the entry's folder in it to fetch anew. A repository or file that is absent or out of reach makes
     way for the next source.
 
     Args:
-        convert: from the published state dict to videozoo's keys; also called for `entry.file`, so it should leave
-            videozoo's own keys as they are. Not called for cache and Hub.
+        convert: from the published state dict to videozoo's keys. Not called for cache and Hub.
         cache_dir: instead of `cache_dir()`; the Hub client's cache is then the folder `hub` in it.
 
     Raises:
         DownloadError: no source has the weights; the message lists the reason of each.
         CheckpointError: a source has a file with another hash, or an unreadable one. Never passed over.
     """
-    if entry.file:
-        return convert(load_state_dict(entry.file, entry.container))
     target = cached_weights(entry.full_name, cache_dir)
     state = _read_cached(target)
     if state is not None:

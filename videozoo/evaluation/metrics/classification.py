@@ -65,11 +65,12 @@ def average_clips(scores: ArrayLike, average: str | None = "prob") -> np.ndarray
     raise ValueError(f"average={average!r} is unknown: use 'prob', 'score' or None.")
 
 
-def fuse_scores(scores: Sequence[ArrayLike], weights: Sequence[float]) -> np.ndarray:
+def fuse_scores(scores: Sequence[ArrayLike], weights: Sequence[float] | None = None) -> np.ndarray:
     """Weighted sum of score tables of the same shape, for example of an RGB and a flow model.
 
-    The videos must come in the same order; the weights are taken as they are, not normalised.
+    The videos must come in the same order; the weights, by default 1 each, are taken as they are, not normalised.
     """
+    weights = [1.0] * len(scores) if weights is None else weights
     tables = [np.asarray(table) for table in scores]
     if not np.isfinite(weights).all():
         raise ValueError(f"weights of a fusion must be finite numbers, got {list(weights)}.")
