@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+from .shared import fast_first
 
 # Applied in order to each key. First the whole network, then what wraps a layer, then convolution and norm.
 RULES = [
     (r"^backbone\.", ""),
     (r"^cls_head\.fc_cls\.", "fc."),
+    (r"^roi_head\.bbox_head\.fc_cls\.", "fc."),
     # SlowFast
     (r"^slow_path\.conv1_lateral\.conv\.", "lateral1."),
     (r"^slow_path\.layer1_lateral\.conv\.", "lateral2."),
@@ -63,6 +67,9 @@ RULES = [
     (r"^neck\.pyramid_fusion\.", "neck.fuse."),
     (r"^neck\.aux_head\.", "aux."),
     (r"^((?:neck|aux)\..*)\.(conv|bn)\.(\w+)$", lambda m: f"{m[1]}.{int(m[2] == 'bn')}.{m[3]}"),
+    # SSN
+    (r"^cls_head\.(activity|completeness)_fc\.", r"\1."),
+    (r"^cls_head\.regressor_fc\.", "regression."),
     # convolution and norm
     (r"\.downsample\.conv\.", ".downsample.0."),
     (r"\.downsample\.bn\.", ".downsample.1."),
@@ -79,25 +86,64 @@ IPCSN_RULES = [  # to be applied first: the list has a plain 1x1x1 convolution t
 ]
 IPCSN_EPS = 1e-3  # of ip-CSN's batch norms
 
+DETECTOR_CLASSIFIER = "roi_head.bbox_head.fc_cls.weight"
+
+BMN_PARTS = {
+    "x_1d_b.": "base.",
+    "x_1d_s.": "start.",
+    "x_1d_e.": "end.",
+    "x_1d_p.": "segment.",
+    "x_3d_p.0.": "sampling.",
+    "x_2d_p.": "confidence.",
+}
+
 MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residual blocks in layer1 to layer7
 
 
 def matches(keys: Mapping[str, Tensor]) -> bool:
-    """Whether these are the keys of an MMAction2 recogniser."""
-    return any(k.startswith("backbone.") for k in keys) and any(k.startswith("cls_head.") for k in keys)
+    """Whether these are the keys of an MMAction2 recogniser, detector, SSN or BMN (BSN's keys are ours)."""
+    heads = ("cls_head.", "roi_head.")
+    has_trunk = any(k.startswith("backbone.") for k in keys)
+    return "x_1d_b.0.weight" in keys or (has_trunk and any(k.startswith(heads) for k in keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict with our keys; keys that no rule knows stay, so that strict loading names them."""
+    if "x_1d_b.0.weight" in state:
+        return bmn_state(state)
     if any(key.startswith("neck.") for key in state):
         state = {re.sub(r"^backbone\.", "backbone.trunk.", key): value for key, value in state.items()}
     if any(".conv2.1.conv." in key for key in state):
         state = ipcsn_state(state)
     rename = mobilenet_key if "backbone.layer1.0.conv.0.conv.weight" in state else resnet_key
     converted = {rename(key): value for key, value in state.items()}
+    if DETECTOR_CLASSIFIER in state:
+        converted |= detector_classifier(state)
     if any(".non_local." in key for key in converted) and any(".block." in key for key in state):
         # TSM's non-local block works on frames folded into the batch, one module further down.
         converted = {key.replace(".non_local.", ".non_local.block."): value for key, value in converted.items()}
+    return converted
+
+
+def detector_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detector's classifier without its first row, a background class that training never used.
+
+    SlowFast's features are slow before fast there, those of the whole frame (context) after those of the box.
+    """
+    weight = state[DETECTOR_CLASSIFIER][1:].clone()
+    if "backbone.slow_path.conv1.conv.weight" in state:
+        features = state["backbone.slow_path.layer4.0.conv3.bn.weight"].shape[0] * 9 // 8
+        weight = torch.cat([fast_first(part) for part in weight.split(features, dim=1)], dim=1)
+    return {"fc.weight": weight, "fc.bias": state[DETECTOR_CLASSIFIER.replace("weight", "bias")][1:].clone()}
+
+
+def bmn_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """BMN, without the sampling matrix: it follows from the settings and was not learnt (128 MB of the file)."""
+    converted = {}
+    for key, value in state.items():
+        part = next((part for part in BMN_PARTS if key.startswith(part)), "")
+        if key != "sample_mask":
+            converted[BMN_PARTS.get(part, "") + key.removeprefix(part)] = value
     return converted
 
 

@@ -21,6 +21,7 @@ RESNET_RULES = [
     (r"^blocks\.0\.conv\.", "conv1."),
     (r"^blocks\.0\.norm\.", "bn1."),
     (r"^blocks\.5\.proj\.", "fc."),
+    (r"^detection_head\.proj\.", "fc."),
     (r"^blocks\.(\d)\.res_blocks\.", r"layer\1."),
     # the head of X3D, and squeeze-and-excitation after the norm
     (r"^blocks\.5\.pool\.pre_conv\.", "conv5."),
@@ -97,7 +98,7 @@ def resnet_key(key: str) -> str:
 
 def slowfast_key(key: str) -> str:
     """One key of SlowFast, whose blocks hold one part a pathway and the lateral connection after them."""
-    key = key.replace("blocks.6.proj.", "fc.")
+    key = key.replace("blocks.6.proj.", "fc.").replace("detection_head.proj.", "fc.")
     key = re.sub(r"^blocks\.(\d)\.multipathway_fusion\.conv_fast_to_slow\.", lambda m: f"lateral{int(m[1]) + 1}.", key)
     key = re.sub(r"^blocks\.(\d)\.multipathway_fusion\.norm\.", lambda m: f"lateral_norm{int(m[1]) + 1}.0.", key)
     match = re.match(r"(blocks\.\d\.)multipathway_blocks\.([01])\.(.*)", key)

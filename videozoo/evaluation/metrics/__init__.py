@@ -1,4 +1,4 @@
-"""Metrics of recognition: arrays in, numbers out. Nothing here knows a model or a data set."""
+"""Metrics of recognition and temporal localisation: arrays in, numbers out. No model or data set is known here."""
 
 from .classification import (
     average_clips,
@@ -17,12 +17,16 @@ from .multilabel import (
     precision_recall_curve,
 )
 from .summary import METRICS, evaluate
+from .temporal import average_recall, detection_average_precision, detection_map, thumos14_map
 
 __all__ = [
     "METRICS",
     "average_clips",
     "average_precision",
+    "average_recall",
     "confusion_matrix",
+    "detection_average_precision",
+    "detection_map",
     "evaluate",
     "fuse_scores",
     "hvu_mean_average_precision",
@@ -32,5 +36,6 @@ __all__ = [
     "mmit_mean_average_precision",
     "precision_recall_curve",
     "softmax",
+    "thumos14_map",
     "top_k_accuracy",
 ]

@@ -1,0 +1,66 @@
+"""Temporal localisation around the networks: from their outputs to segments, and from annotations to their losses."""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import attach
+
+if TYPE_CHECKING:
+    from .losses import bmn_loss, pem_loss, ssn_loss, tem_loss
+    from .nms import soft_nms, temporal_nms
+    from .proposals import (
+        BMN_NMS,
+        BSN_NMS,
+        bmn_proposals,
+        bsn_proposals,
+        candidates,
+        describe_candidates,
+        feature_seconds,
+        finish_proposals,
+        label_segments,
+        match_candidates,
+    )
+    from .ssn import ssn_detections
+    from .targets import bmn_targets, tem_targets
+
+_HOMES = {
+    "losses": ("bmn_loss", "pem_loss", "ssn_loss", "tem_loss"),
+    "nms": ("soft_nms", "temporal_nms"),
+    "proposals": (
+        "BMN_NMS",
+        "BSN_NMS",
+        "bmn_proposals",
+        "bsn_proposals",
+        "candidates",
+        "describe_candidates",
+        "feature_seconds",
+        "finish_proposals",
+        "label_segments",
+        "match_candidates",
+    ),
+    "ssn": ("ssn_detections",),
+    "targets": ("bmn_targets", "tem_targets"),
+}
+
+__all__ = [
+    "BMN_NMS",
+    "BSN_NMS",
+    "bmn_loss",
+    "bmn_proposals",
+    "bmn_targets",
+    "bsn_proposals",
+    "candidates",
+    "describe_candidates",
+    "feature_seconds",
+    "finish_proposals",
+    "label_segments",
+    "match_candidates",
+    "pem_loss",
+    "soft_nms",
+    "ssn_detections",
+    "ssn_loss",
+    "tem_loss",
+    "tem_targets",
+    "temporal_nms",
+]
+
+__getattr__, __dir__ = attach(__name__, _HOMES)
