@@ -18,6 +18,7 @@ class NonLocal3d(nn.Module):
             ``embedded_gaussian`` and ``dot_product`` its projections; the Gaussian modes normalise by a softmax over
             the keys, ``dot_product`` by their number.
         sub_sample: keys and values are max-pooled by 2 in space.
+        pool_time: that pooling acts by 2 in time as well.
         use_scale: divide ``embedded_gaussian`` similarities by the square root of the inner width.
         pool_input: the pooling acts on the input of the projections to keys and values, not on their output.
         out_bias: the last convolution has a bias, though a norm follows it.
@@ -31,6 +32,7 @@ class NonLocal3d(nn.Module):
         use_scale: bool = False,
         pool_input: bool = False,
         out_bias: bool = False,
+        pool_time: bool = False,
     ):
         super().__init__()
         if mode not in MODES:
@@ -41,7 +43,7 @@ class NonLocal3d(nn.Module):
         self.theta = nn.Identity() if mode == "gaussian" else nn.Conv3d(channels, inner, 1)
         self.phi = nn.Identity() if mode == "gaussian" else nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
-        pool = nn.MaxPool3d((1, 2, 2)) if sub_sample else nn.Identity()
+        pool = nn.MaxPool3d((2 if pool_time else 1, 2, 2)) if sub_sample else nn.Identity()
         self.pool_before, self.pool = (pool, nn.Identity()) if pool_input else (nn.Identity(), pool)
         self.out = nn.Conv3d(inner, channels, 1, bias=out_bias)
         self.norm = nn.BatchNorm3d(channels)

@@ -9,6 +9,9 @@ lateral convolutions have a norm, and the slow pathway's frames reach from the f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from torch import nn
 from ..layers import window_means
 from ..registry import register_model
 from .recognizer import Recognizer, level
-from .resnet3d import ResNet3d, Stem, TemporalKernels, stage_kernels
+from .resnet3d import SPATIAL_STRIDES, ResNet3d, Stem, Stride, TemporalKernels, bottleneck, stage_kernels
 
 FAST_WIDTH = 8  # channels of the fast pathway's stem, an eighth of the slow one's
 FUSION_RATIO = 2  # a lateral convolution doubles the fast channels
@@ -46,7 +49,9 @@ class SlowFast(Recognizer):
             rather than every alpha-th frame.
         layer3_blocks: only so many blocks of layer3 have a temporal kernel, in both pathways; None: all.
         pool_window: side of the window that the head slides over the features; 0: it averages over all of space.
-        num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
+        strides, slow_block, fast_block: strides of the stages and ``make_block`` of each pathway, see
+            :class:`ResNet3d`.
+        **head: num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
     """
 
     first_conv = ("slow.conv1", "fast.conv1")
@@ -62,33 +67,40 @@ class SlowFast(Recognizer):
         slow_to_end: bool = False,
         layer3_blocks: int | None = None,
         pool_window: int = 0,
-        num_classes: int = 400,
+        strides: Sequence[Stride] = SPATIAL_STRIDES,
+        slow_block: Callable[..., nn.Module] = bottleneck,
+        fast_block: Callable[..., nn.Module] = bottleneck,
         in_chans: int = 3,
-        drop_rate: float = 0.5,
-        init_std: float = 0.01,
+        **head: Any,
     ):
         slow_chs, fast_chs = (64, 256, 512, 1024, 2048), (8, 32, 64, 128, 256)
         names = ("relu", "layer1", "layer2", "layer3", "layer4")
+        space = (2, *list(accumulate((stride[1] for stride in strides), mul, initial=4))[1:])
         super().__init__(
-            num_classes=num_classes,
             num_features=slow_chs[-1] + fast_chs[-1],
             in_chans=in_chans,
             feature_info=[
-                level((slow_chs[i], fast_chs[i]), ((alpha, 2 ** (i + 1)), (1, 2 ** (i + 1))), f"slow.{name}")
+                level((slow_chs[i], fast_chs[i]), ((alpha, space[i]), (1, space[i])), f"slow.{name}")
                 for i, name in enumerate(names)
             ],
-            drop_rate=drop_rate,
-            init_std=init_std,
+            **{"num_classes": 400, **head},
         )
         self.alpha = self.min_frames = alpha
         self.slow_to_end = slow_to_end
         self.pool_window = pool_window
         lateral_chs = [chs * FUSION_RATIO for chs in fast_chs[:4]]
         self.slow = ResNet3d(
-            _kernels(slow_depth, (1, 1, 3, 3), layer3_blocks), extra_chs=lateral_chs, num_classes=0, in_chans=in_chans
+            _kernels(slow_depth, (1, 1, 3, 3), layer3_blocks),
+            make_block=slow_block,
+            strides=strides,
+            extra_chs=lateral_chs,
+            num_classes=0,
+            in_chans=in_chans,
         )
         self.fast = ResNet3d(
             _kernels(fast_depth, (3, 3, 3, 3), layer3_blocks),
+            make_block=fast_block,
+            strides=strides,
             stem=Stem((5, 7, 7)),
             base_width=FAST_WIDTH,
             num_classes=0,
@@ -134,7 +146,8 @@ class SlowFast(Recognizer):
         return torch.cat((fast, slow), dim=2)  # fast first, as in MMAction2's heads
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        block = r"^(?:(?:slow|fast)\.layer|lateral|lateral_norm)(\d+)" + ("" if coarse else r"(?:\.(\d+))?")
+        """A lateral connection and its norm are a layer of their own before the first blocks of the stage they feed."""
+        block = r"^(?:(?:slow|fast)\.layer(\d+)" + ("" if coarse else r"\.(\d+)") + r"|lateral(?:_norm)?(\d+))\."
         return {"stem": r"^(?:slow|fast)\.(?:conv1|bn1)\.", "blocks": block}
 
     def init_weights(self) -> None:

@@ -1,0 +1,171 @@
+"""``videozoo detect``: from videos to annotated ones, JSON and pages."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import videozoo
+from videozoo import cli, detection
+from videozoo.data import open_video
+from videozoo.detection import persons
+from videozoo.detection.video import detect_video
+
+VIDEO = Path(__file__).parent / "data" / "video" / "demo_24f_bt709.mp4"
+LABELS = [f"{word} & <such>" for word in ("walk", "talk", "sit", "run", "wave")]
+BOXES = {"frames": {"0": [[10, 10, 100, 200], [150, 20, 250, 220, 0.95]], "14": [[14, 10, 104, 200, 0.95]]}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A detector of five actions that its box decides, as a user keeps one."""
+    torch.manual_seed(0)
+    net = videozoo.create_model("slowonly_roi_r50_4x16", num_classes=5, init_std=0.5).eval()
+    net.fc.bias.data = torch.tensor([3.0, 0.5, -3.0, -9.0, -9.0])
+    net.fc.weight.data *= 1e-4
+    net.pretrained_cfg |= {"label_names": LABELS, "size": 64, "test": {"resize": 64, "crops": 0, "size": 64}}
+    path = tmp_path_factory.mktemp("weights") / "net"
+    videozoo.save_pretrained(net, path)
+    return path
+
+
+@pytest.fixture
+def boxes(tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(BOXES))
+    return path
+
+
+@pytest.fixture
+def run(capsys, folder):
+    """Runs the command on the detector: exit code, stdout and stderr."""
+
+    def run(*argv, model=f"local-dir:{folder}"):
+        try:
+            code = cli.main(["detect", *map(str, argv), "--model", model, "--device", "cpu", "--every", "0.25"])
+        except SystemExit as leaving:
+            code = leaving.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_a_video_is_drawn_on_told_and_shown(run, boxes, tmp_path):
+    code, out, err = run(VIDEO, "--boxes", boxes, "--out", tmp_path / "new")
+    assert code == 0, err
+    names = [f"demo_24f_bt709_actions.{suffix}" for suffix in ("mp4", "json", "html")]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(names)
+    assert err == "".join(f"videozoo: wrote {tmp_path / 'new' / name}\n" for name in names)
+    assert "person 0, 0:00.00 to 0:00.50: walk & <such> 0.95, talk & <such> 0.62\n" in out
+    assert "person 1, 0:00.00 to 0:00.00:" in out and "2 persons in 4 moments" in out and "MEANINGLESS" not in out
+    facts = json.loads((tmp_path / "new" / names[1]).read_text())
+    assert [moment["frame"] for moment in facts["moments"]] == [0, 7, 14, 21]
+    assert [[p["person"] for p in moment["persons"]] for moment in facts["moments"]] == [[0, 1], [], [0], []]
+    assert facts["moments"][2]["persons"][0]["box"] == [14, 10, 104, 200] and facts["trained"]
+    assert list(facts["persons"][0]["actions"]) == LABELS[:3]
+    with open_video(tmp_path / "new" / names[0]) as drawn, open_video(VIDEO) as video:
+        assert len(drawn) == len(video)
+        change = np.abs(drawn.get([0])[0].astype(int) - video.get([0])[0]).max(-1)
+        assert change[100, 148:153].max() > 60 and change[230:250, 300:].max() < 60
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(run, boxes, tmp_path):
+    code, *_ = run(VIDEO, "--boxes", boxes, "--out", tmp_path / "own.mp4")
+    assert code == 0 and sorted(p.suffix for p in tmp_path.glob("own.*")) == [".html", ".json", ".mp4"]
+    page = (tmp_path / "own.html").read_text()
+    assert "walk &amp; &lt;such&gt;" in page and "<such>" not in page
+    assert not re.search(r"<script|src=\"(?!data:)|https?://(?!arxiv)[^\"]*\.(js|css)", page)
+    assert page.count("data:image/jpeg") == 3, "a poster and two moments with persons"
+    assert page.count('class="person"') == 2 and page.count("<rect") == (2 + 1) * 2, "a field a moment and action"
+    assert "95.3 %" in page and "Person 1 " in page
+
+
+def test_a_bad_video_is_reported_and_the_rest_go_on(run, boxes, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    (tmp_path / "boxes").mkdir()
+    for name in ("bad", "demo_24f_bt709"):
+        (tmp_path / "boxes" / f"{name}.json").write_text(boxes.read_text())
+    code, out, err = run(bad, VIDEO, VIDEO, "--boxes", tmp_path / "boxes", "--out", tmp_path / "all")
+    assert code == 1 and str(bad) in err and "Traceback" not in err and out.count("2 persons") == 2
+    stems = {"demo_24f_bt709_actions", "demo_24f_bt709_2_actions"}
+    assert {path.stem for path in (tmp_path / "all").iterdir()} == stems
+    code, out, err = run(bad, VIDEO, tmp_path / "none.mp4", "--boxes", tmp_path / "boxes", "--json", "--topk", 1)
+    rows = json.loads(out)
+    assert code == 1 and len(rows) == 1 and rows[0]["video"]["path"] == str(VIDEO)
+    assert all(len(p["actions"]) == 1 for m in rows[0]["moments"] for p in m["persons"])
+    assert not Path("detections").exists(), "--json alone writes nothing"
+
+
+def test_persons_come_from_a_detector_where_no_boxes_are_given(run, tmp_path, monkeypatch):
+    asked = []
+
+    class Persons(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            asked.append(tuple(images[0].shape))
+            row, score = torch.tensor([[10.0, 10, 100, 200]]), torch.tensor([0.7])
+            return [{"boxes": row, "labels": torch.tensor([1]), "scores": score}]
+
+    monkeypatch.setattr(persons, "person_detector", lambda name, device=None: Persons())
+    code, out, _ = run(VIDEO, "--json", "--min-score", 0.6)
+    assert code == 0 and asked == [(3, 256, 340)] * 4
+    assert [p["person"] for p in json.loads(out)["persons"]] == [0]
+    code, out, _ = run(VIDEO, "--json")
+    assert json.loads(out)["persons"] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        ([VIDEO, VIDEO, "--out", "one.mp4"], "one.mp4 is one file, there are 2 videos"),
+        ([VIDEO, VIDEO, "--boxes", __file__], "is of one video, there are 2"),
+        ([VIDEO, "--out", __file__], "is a file: name a folder"),
+        ([VIDEO, "--out", VIDEO], "is one of the videos"),
+        ([VIDEO, "--threshold", "2"], "'2' is not a number from 0 to 1"),
+        ([VIDEO, "--min-score", "x"], "'x' is not a number from 0 to 1"),
+        ([VIDEO, "--pretrained", "--checkpoint", "x.pth"], "give one of them"),
+    ],
+)
+def test_wrong_usage_exits_with_2(run, argv, reason):
+    code, out, err = run(*argv)
+    assert code == 2 and not out and reason in err
+
+
+def test_wrong_models_and_boxes_are_told(run, folder, boxes, tmp_path):
+    code, _, err = run(VIDEO, model="slowfast_r50_k400")
+    assert code == 1 and "slowfast_r50_k400 labels whole videos: take one of" in err
+    net = videozoo.create_model("tsn_r18_f8", num_classes=3)
+    videozoo.save_pretrained(net, tmp_path / "tsn")
+    code, _, err = run(VIDEO, "--boxes", boxes, model=f"local-dir:{tmp_path / 'tsn'}")
+    assert code == 1 and "tsn_r18_f8 is no detector" in err
+    boxes.write_text('{"frames": {"0": [[9, 9, 1, 1]]}}')
+    code, out, err = run(VIDEO, "--boxes", boxes, "--out", tmp_path / "out")
+    assert code == 1 and "frame 0: expected rows of x1 <= x2" in err and not (tmp_path / "out").exists()
+    code, _, err = run(VIDEO, "--detector", "yolo")
+    assert code == 1 and "choose one of fasterrcnn" in err
+
+
+def test_random_weights_are_called_meaningless(run, boxes):
+    code, out, err = run(VIDEO, "--boxes", boxes, "--json", "--no-pretrained")
+    assert code == 0 and "random numbers" in err and json.loads(out)["trained"] is False
+
+
+def test_memory_does_not_grow_with_the_video(folder):
+    """Frames that are decoded are let go: only clips of a moment and some frames to draw on are asked for."""
+    model = videozoo.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    sizes = []
+    with open_video(VIDEO) as video:
+        get, video.get = video.get, lambda indices: sizes.append(len(indices)) or get(indices)
+        list(detection.moments(model, video, {}, every=0.1))
+    assert max(sizes) == 5 and len(sizes) == 8
+    found = detect_video(model, VIDEO, {}, every=0.1)
+    assert found.pictures == [] and found.poster is None and found.persons() == []
+    assert "No persons" in detection.detection_report(found) and "Nobody was found" in detection.detection_report(found)
