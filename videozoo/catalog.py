@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from .names import nearest_names, split_tag
@@ -104,6 +105,8 @@ class Entry:
     """The published classifier may have rows beyond the data set's classes, which training never used."""
     file: str = ""
     """Local file to load instead of any published one."""
+    packaged: str = ""
+    """File in ``catalog/weights`` for weights that come with the package, whose hash is ``sha256``."""
     hf_hub_id: str = ""
     hf_hub_filename: str = "model.safetensors"
     revision: str = ""
@@ -170,6 +173,11 @@ def label_names(facts: dict[str, Any]) -> list[str]:
     if facts.get("label_names"):
         return list(facts["label_names"])
     return list(labels(facts["labels"])) if facts.get("labels") in label_lists() else []
+
+
+def packaged_weights(name: str) -> Path:
+    """The file of weights that come with the package."""
+    return Path(str(resources.files("videozoo").joinpath("catalog", "weights", name)))
 
 
 def parse_entry_name(name: str) -> tuple[str, str, str]:

@@ -48,7 +48,7 @@ def list_models(
         include_tags: list each tag on its own; by default where ``pretrained`` is set.
         dataset: short name of the data set (``k400``).
         task: ``recognition``, ...
-        modality: ``rgb``, ``flow`` or ``audio``.
+        modality: ``rgb``, ``flow``, ``audio`` or ``feature`` (of localisers on features).
         min_top1: published top-1 accuracy of at least this many percent.
         max_params: at most this many parameters.
 
@@ -57,7 +57,7 @@ def list_models(
     """
     _check_choice("data set", dataset, catalog.datasets())
     _check_choice("task", task, catalog.TASKS)
-    _check_choice("modality", modality, ("rgb", *catalog.MODALITIES))
+    _check_choice("modality", modality, ("rgb", *catalog.MODALITIES, "feature"))
     include_tags = pretrained if include_tags is None else include_tags
     wanted = {"dataset": dataset, "task": task, "modality": modality, "family": module or None}
     rows = [e for e in catalog.entries().values() if all(v is None or getattr(e, k) == v for k, v in wanted.items())]
@@ -221,6 +221,7 @@ def create_model(
     pretrained_cfg: Entry | Mapping[str, Any] | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     checkpoint_path: str | os.PathLike | None = None,
+    init: str | None = None,
     cache_dir: str | os.PathLike | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
@@ -235,6 +236,8 @@ def create_model(
         pretrained_cfg: facts to use in place of the catalog's.
         pretrained_cfg_overlay: single facts to replace, e.g. ``{"file": "weights.pth"}``.
         checkpoint_path: weights to load instead, of videozoo or of a source that ``videozoo.convert`` knows.
+        init: where weights come from instead: "imagenet" = torchvision's of images, inflated over time, for networks
+            that are built on an image network (:mod:`videozoo.inflation`); "scratch" = freshly drawn, as by default.
         cache_dir: where downloads are kept.
         features_only: return a model whose output is the list of its stages' features.
         out_indices: which stages; an int n takes the last n.
@@ -249,6 +252,7 @@ def create_model(
     Raises:
         ValueError: unknown name or tag, nothing published to load, or weights that do not fit.
     """
+    _check_init(init, pretrained, checkpoint_path)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     _check_counts(kwargs)
     if features_only:
@@ -271,6 +275,12 @@ def create_model(
 
         load_strict(model, _adapt(model, state, cfg, kwargs, source), source=source)
     model.pretrained_cfg = _instance_cfg(model, architecture, cfg, kwargs, is_loaded=state is not None)
+    if init == "imagenet":
+        from .inflation import load_imagenet
+
+        load_imagenet(model, cache_dir)
+    if init:
+        model.pretrained_cfg["pretrain"] = "in1k" if init == "imagenet" else ""
     is_own = checkpoint_path is not None or cfg.get("file") or cfg.get("state_dict")
     model.has_published_weights = state is not None and not is_own
     if features_only:
@@ -280,6 +290,14 @@ def create_model(
     if out_indices is not None:
         raise ValueError("out_indices chooses feature levels: it needs features_only=True")
     return model
+
+
+def _check_init(init: str | None, pretrained: bool, checkpoint_path: Any) -> None:
+    if init not in (None, "", "imagenet", "scratch"):
+        raise ValueError(f"init={init!r} is unknown: use 'imagenet' or 'scratch'")
+    if init and (pretrained or checkpoint_path is not None):
+        other = "pretrained=True" if pretrained else "checkpoint_path"
+        raise ValueError(f"init={init!r} and {other} both say where the weights come from: give one of them")
 
 
 def _resolve(name: str, pretrained: bool, cache_dir: Any) -> tuple[str, dict[str, Any], Any]:
@@ -376,6 +394,8 @@ def _instance_cfg(
         pretrain = cfg.get("dataset", "") if is_loaded else ""
         out |= {"name": "", "tag": "", "dataset": "", "labels": "", "label_names": None, "multi_label": False}
         out |= {"metrics": (), "pretrain": pretrain}
+    if getattr(model, "task", "") == "detection":
+        out |= {"task": "detection", "multi_label": True}
     if not is_loaded:
         out["metrics"] = ()
     sampling, frames = out.get("sampling"), getattr(model, "num_frames", None)
@@ -397,6 +417,8 @@ def _published_state(name: str, cfg: dict[str, Any], cache_dir: Any) -> Mapping[
         return cfg["state_dict"]
     if cfg.get("file"):
         return _read_checkpoint(cfg["file"])
+    if cfg.get("packaged"):
+        return _packaged_state(cfg)
     if not cfg.get("url") and not cfg.get("hf_hub_id"):
         if catalog.find_entry(name) is None and registry.is_architecture(name):
             raise ValueError(_unknown(name))
@@ -404,6 +426,15 @@ def _published_state(name: str, cfg: dict[str, Any], cache_dir: Any) -> Mapping[
     known = {key: value for key, value in cfg.items() if key in catalog.FIELDS}
     entry = Entry(**{"name": names.safe_model_name(name), "tag": "", "family": "", "dataset": "", **known})
     return hub.pretrained_state(entry, _converter(cfg), cache_dir=cache_dir)
+
+
+def _packaged_state(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights that come with the package: stored in half precision, used in single."""
+    from .checkpoint import load_state_dict, verify_hash
+
+    path = catalog.packaged_weights(cfg["packaged"])
+    verify_hash(path, cfg["sha256"])
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_state_dict(path).items()}
 
 
 def _converter(cfg: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

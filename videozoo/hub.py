@@ -31,7 +31,7 @@ from .hub_card import model_card
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _SOURCE_FIELDS = frozenset(  # of a pretrained_cfg: where weights came from and how entries are found, not what they are
-    "url hash_prefix container conversion surplus_classes file state_dict hf_hub_id hf_hub_filename revision sha256 "
+    "url hash_prefix container conversion surplus_classes file packaged state_dict hf_hub_id hf_hub_filename revision sha256 "
     "default alias upstream".split()
 )
 _log = logging.getLogger(__name__)
@@ -111,26 +111,29 @@ def pretrained_state(
         _log.info("%s", error)
         reasons.append(f"Hub: {error}")
     try:
-        return _published_state(entry, convert, target, progress)
+        return published_state(entry, convert, target, progress)
     except DownloadError as error:
         reasons.append(f"published address: {error}")
     raise DownloadError(_no_weights(entry.full_name, target, reasons))
 
 
-def _published_state(entry: Any, convert: Callable, target: Path, progress: bool) -> dict[str, Tensor]:
-    """Fetches, checks and converts the published file, once for all processes, and reads the result from the cache."""
+def published_state(entry: Any, convert: Callable, target: Path, progress: bool) -> dict[str, Tensor]:
+    """Weights from the published address alone: fetched, checked and converted once for all processes, then cached.
+
+    `target` is the cached file, see `cached_weights`; if it is there nothing is fetched.
+    """
     from filelock import FileLock
 
     if not entry.url:
         raise DownloadError(f"none is known for {entry.full_name}.")
-    if is_offline() and not entry.url.startswith("file:"):
-        raise DownloadError(f"{entry.url} is not asked because HF_HUB_OFFLINE is set.")
     downloads = target.parent.parent / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / f"{entry.full_name}.lock"):
         state = _read_cached(target)
         if state is not None:
             return state
+        if is_offline() and not entry.url.startswith("file:"):
+            raise DownloadError(f"{entry.url} is not asked because HF_HUB_OFFLINE is set.")
         upstream = fetch_url(
             entry.url, downloads / f"{entry.full_name}.upstream", hash_prefix=entry.hash_prefix, progress=progress
         )

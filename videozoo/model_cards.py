@@ -109,6 +109,8 @@ def _explain_tag_part(part: str, where: str) -> str:
 
 def input_shape(entry: Entry) -> tuple[int, ...]:
     """Shape of one view in the entry's test, with the batch axis: ``(1, C, T, H, W)``, audio ``(1, 1, T, F)``."""
+    if entry.modality == "feature":
+        return (1, entry.in_chans, entry.sampling["frames"])
     config = resolve_data_config(pretrained_cfg=entry.to_dict())
     if entry.modality == "audio":
         from .data.audio import MEL_BANDS, ROWS
@@ -136,8 +138,11 @@ def _measure(architecture: str, args: str, shape: tuple[int, ...]) -> tuple[int,
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.forward = torch.nn.Identity().forward  # adds nothing to the count and takes most of its time
+    clip = torch.empty(shape, device="meta")
+    boxes = [[torch.zeros(1, 4, device="meta")]] if getattr(model, "task", "") == "detection" else []  # of one person
+    run = model.frame_features if architecture.startswith("ssn_") else model  # its heads need proposals
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(shape, device="meta"))
+        run(clip, *boxes)
     return parameters, counter.get_total_flops() // 2
 
 
@@ -294,11 +299,15 @@ def _tags(entries: Iterable[Entry]) -> Iterator[str]:
 def _datasets(entries: Iterable[Entry]) -> Iterator[str]:
     counts = Counter(entry.dataset for entry in entries)
     rows = [
-        [facts["title"], f"`{key}`", str(facts["num_classes"]), facts["homepage"], str(counts[key] or "-")]
+        [facts["title"], f"`{key}`", str(facts["num_classes"]), _origin(facts), str(counts[key] or "-")]
         for key, facts in catalog.datasets().items()
     ]
     columns = {"data set": "---", "name": "---", "classes": "---:", "official address": "---", "entries": "---:"}
     yield from _table(columns, rows)
+
+
+def _origin(facts: dict[str, Any]) -> str:
+    return facts["homepage"] if "homepage" in facts else f"made by `{facts['made_by']}`"
 
 
 def _licences(entries: Sequence[Entry]) -> Iterator[str]:

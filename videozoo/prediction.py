@@ -128,7 +128,7 @@ def classify(
     if device is not None:
         model.to(device)
     modality = transform.config["modality"]
-    with _opened(path, reader, modality) as (video, opening):
+    with open_source(path, reader, modality) as (video, opening):
         timed = _TimedReader(video, opening) if modality != "audio" else video
         start = time.perf_counter()
         clips = transform.views(timed)
@@ -172,10 +172,20 @@ def protocol_transform(model: nn.Module, views: str) -> ClipTransform:
     """
     if views not in VIEWS:
         raise ValueError(f"views={views!r} is unknown: use 'full' or 'fast'.")
+    if getattr(model, "task", "") == "localization":
+        raise ValueError(
+            f"{model.title} finds segments and does not label whole videos: see videozoo.localization for its output, "
+            "or take a classifier (videozoo.list_models(task='recognition'))"
+        )
     if getattr(model, "num_classes", 0) < 1 or not hasattr(model, "pretrained_cfg"):
         raise ValueError(
             f"{type(model).__name__} has no classifier, so it cannot predict labels: "
             "use videozoo.create_model(name) without features_only and with num_classes of at least 1."
+        )
+    if getattr(model, "task", "") == "detection":
+        raise ValueError(
+            f"{full_name(model.pretrained_cfg)} says what each person does, so it cannot predict labels of a video: "
+            "call model(clips, boxes), or take a recogniser."
         )
     config = resolve_data_config(model=model)
     if config["modality"] == "audio":
@@ -190,7 +200,7 @@ def protocol_transform(model: nn.Module, views: str) -> ClipTransform:
 
 
 @contextmanager
-def _opened(source: Any, reader: str, modality: str) -> Iterator[tuple[VideoReader, float]]:
+def open_source(source: Any, reader: str, modality: str) -> Iterator[tuple[VideoReader, float]]:
     """The open video and the seconds that opening took; a reader that came open stays open."""
     if isinstance(source, (str, os.PathLike)):
         start = time.perf_counter()
@@ -357,6 +367,10 @@ def clip_count(config: Mapping[str, Any]) -> int:
 def describe_input(config: Mapping[str, Any]) -> str:
     """One network input in words: "32 frames, every 2nd, 256 x 256"."""
     frames, segments, size = config["num_frames"], config["segments"], f"{config['size']} x {config['size']}"
+    if config["crops"] == 0:
+        size = f"short side {config['resize']}"
+    if config["modality"] == "feature":
+        return f"{frames} vectors of {config['in_chans']} features"
     if config["modality"] == "audio":
         return f"log-mel spectrogram of the sound of {frames * segments} frames"
     if config["stack"]:
@@ -378,17 +392,21 @@ def describe_protocol(config: Mapping[str, Any], clips: int | None = None) -> st
     clips = clip_count(config) if clips is None else clips
     averaged = {"score": "scores averaged", "prob": "probabilities averaged", "max": "largest probabilities"}
     averaged = averaged[config["average"]]
+    if config["modality"] == "feature":
+        return "one pass over the features of the whole video"
     if config["modality"] == "audio":
         return f"{clips} clips of sound, {averaged}" if clips > 1 else "1 clip of sound"
     crops = f"{config['crops']} crops" if config["crops"] > 1 else "centre crop"
     crops += f" of {config['size']}"
+    if config["crops"] == 0:
+        crops = f"whole frames, short side {config['resize']}"
     if config["segments"] == 1:
         what = f"{clips} clip{'s' if clips > 1 else ''}"
     else:
         noun = "segments" if config["stack"] else "frames"
         count = config["segments"] * (1 if config["stack"] else config["num_frames"])
         what = f"{clips} x {count} {noun}" if clips > 1 else f"{count} {noun}"
-    if clips * config["crops"] == 1:
+    if clips * max(1, config["crops"]) == 1:
         return f"{what}, {crops}"
     return f"{what}{' x ' if config['crops'] > 1 else ', '}{crops}, {averaged}"
 
@@ -404,7 +422,7 @@ def _pictures(views: ClipViews, indices: np.ndarray, count: int) -> dict[str, An
         "frame_size": (width, height),
         "boxes": list(dict.fromkeys(box for box, _ in views.boxes)),
         "poster": _colour(views.frames[len(numbers) // 2]),
-        "thumbnails": [(int(numbers[row]), _thumbnail(_colour(views.frames[row]))) for row in chosen],
+        "thumbnails": [(int(numbers[row]), thumbnail(_colour(views.frames[row]))) for row in chosen],
     }
 
 
@@ -416,7 +434,8 @@ def _colour(frame: torch.Tensor) -> np.ndarray:
     return picture
 
 
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """A picture ``(H, W, 3)`` at most ``THUMBNAIL_HEIGHT`` pixels high."""
     from PIL import Image
 
     height, width = picture.shape[:2]

@@ -192,10 +192,12 @@ class AudioTransform:
 
     def __call__(self, source: str | os.PathLike[str] | Sound, rng: np.random.Generator | None = None) -> torch.Tensor:
         sound = source if isinstance(source, Sound) else load_sound(source)
-        if not self.is_training:
-            return self.views(sound)
+        return self.training_clip(sound, rng)[0] if self.is_training else self.views(sound)
+
+    def training_clip(self, sound: Sound, rng: np.random.Generator | None = None) -> tuple[torch.Tensor, bool]:
+        """A clip drawn for training, float32 ``(1, T, F)``, and False: sound is never mirrored."""
         rng = rng or np.random.default_rng(torch.randint(2**63 - 1, ()).item())
-        return spectrogram_views(sound, self.sample(sound, rng))[0]
+        return spectrogram_views(sound, self.sample(sound, rng))[0], False
 
     def sample(self, sound: Sound, rng: np.random.Generator | None = None) -> np.ndarray:
         """Numbers of the video frames whose sound the views show, ``(views, num_frames)``; random with ``rng``."""

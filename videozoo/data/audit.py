@@ -202,10 +202,10 @@ def _same_content(paths: list[str], workers: int, progress: bool) -> list[list[s
     sizes: dict[Any, list[str]] = {}
     for path in paths:
         if os.path.exists(path):
-            sizes.setdefault(_size(path), []).append(path)
+            sizes.setdefault(file_size(path), []).append(path)
     candidates = [path for group in sizes.values() if len(group) > 1 for path in group]
     groups: dict[str, list[str]] = {}
-    for number, digest in run_jobs(_digest, candidates, workers=workers, progress=progress, title="compare"):
+    for number, digest in run_jobs(media_digest, candidates, workers=workers, progress=progress, title="compare"):
         if isinstance(digest, str):
             groups.setdefault(digest, []).append(candidates[number])
     return [sorted(group) for group in groups.values() if len(group) > 1]
@@ -215,7 +215,7 @@ def _images(folder: str) -> list[str]:
     return sorted(entry.path for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
 
 
-def _size(path: str) -> Any:
+def file_size(path: str) -> Any:
     """Bytes of a file; of a folder the number of files and the bytes of the first."""
     if not os.path.isdir(path):
         return os.path.getsize(path)
@@ -223,7 +223,7 @@ def _size(path: str) -> Any:
     return len(images), os.path.getsize(images[0]) if images else 0
 
 
-def _digest(path: str) -> str:
+def media_digest(path: str) -> str:
     files = [path]
     if os.path.isdir(path):
         images = _images(path)

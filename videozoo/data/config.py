@@ -21,7 +21,7 @@ DATA_DEFAULTS: dict[str, Any] = {
     "stack": False,  # the num_frames fields of a flow segment become channels x1, y1, x2, y2, ...
     "resize": 256,  # short side; or (w, h): as large as fits, aspect kept; None: leave the frames as they are
     "keep_ratio": True,  # False: (w, h) of `resize` is the exact size, whatever the frames' shape
-    "crops": 1,  # 1 | 3 | 10
+    "crops": 1,  # 1 | 3 | 10; 0: whole frames
     "size": 224,
     "average": "prob",  # "prob" | "score": what is averaged over views; "max": their largest probabilities
     "interpolation": "bilinear",
@@ -39,7 +39,10 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "area": (0.08, 1.0),  # these two: see `random_resized_crop`
     "aspect": (3 / 4, 4 / 3),
     "hflip": 0.5,  # probability
+    "flip_labels": None,  # pairs of classes, names or indices, that a mirrored clip swaps; None: the data set's
     "color_jitter": None,  # (brightness, contrast, saturation, hue)
+    "rand_augment": None,  # (operations, magnitude of 0..30)
+    "erasing": 0.0,  # probability that a box of all frames becomes noise
 }
 _TOP_KEYS = ("in_chans", "modality", "mean", "std", "value_range", "channel_order", "interpolation", "resize_backend")
 _SAMPLING_KEYS = {"kind": "sampling", "frames": "num_frames"} | {key: key for key in ("stride", "segments", "stack")}

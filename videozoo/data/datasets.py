@@ -52,7 +52,11 @@ class Dataset:
     multi_label: bool = False
     modality: str = "rgb"
     source: Path | None = None
-    """The file that the samples were read from."""
+    """The file, or folder of classes, that the samples were read from."""
+    title: str = ""
+    """For people; empty: that of `datasets.toml`, else the name."""
+    mirrored: tuple[tuple[str, str], ...] = ()
+    """Pairs of classes that change places in a mirrored picture: pushing from left to right, and from right to left."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -78,6 +82,14 @@ class Dataset:
             return reader
         return _Clip(reader, sample.start, sample.num_frames)
 
+    def classes(self, index: int) -> tuple[int, ...]:
+        """Classes of a sample as places among the scores; `(-1,)` where it is unlabelled."""
+        label = self.samples[index].label
+        if isinstance(label, Mapping):
+            first = dict(zip(self.categories, np.cumsum([0, *self.categories.values()]).tolist(), strict=False))
+            return tuple(first[category] + place for category, places in label.items() for place in places)
+        return label if isinstance(label, tuple) else (label,)
+
     @property
     def labels(self) -> np.ndarray | list[Label]:
         """int64 `(N,)`; for multi-label data uint8 `(N, num_classes)` of 0 and 1.
@@ -96,8 +108,8 @@ class Dataset:
     def by_class(self) -> dict[int, list[int]]:
         """Sample numbers of each class that occurs; a sample with several labels is in several."""
         groups: dict[int, list[int]] = {}
-        for number, sample in enumerate(self.samples):
-            for label in sample.label if isinstance(sample.label, tuple) else (sample.label,):
+        for number in range(len(self)):
+            for label in self.classes(number):
                 groups.setdefault(label, []).append(number)
         return groups
 
@@ -329,6 +341,7 @@ def _with_facts(name: str, dataset: Dataset, places: Sequence[Path]) -> Dataset:
     dataset.class_names, dataset.num_classes = class_names(name, places), facts["num_classes"]
     dataset.metrics = tuple(facts.get("metrics", RECOGNITION_METRICS))
     dataset.multi_label = facts.get("multi_label", False)
+    dataset.mirrored = tuple(map(tuple, facts.get("mirrored", ())))
     if "category" in facts:
         dataset.samples = [_category_label(s, facts["category"]) for s in dataset.samples]
         dataset.samples = [sample for sample in dataset.samples if sample.label is not None]
@@ -364,7 +377,7 @@ def wrong_label(dataset: Dataset, sample: Sample) -> str:
 
 def check_labels(dataset: Dataset) -> None:
     """AnnotationError if a label is none of the data set's classes."""
-    if dataset_facts(dataset.name).get("files", {}).get("format") in ("ava", "tubes", "proposals"):
+    if catalog.datasets().get(dataset.name, {}).get("files", {}).get("format") in ("ava", "tubes", "proposals"):
         return
     wrong = [(sample, text) for sample in dataset.samples if (text := wrong_label(dataset, sample))]
     if wrong:

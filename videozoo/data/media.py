@@ -17,10 +17,15 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _PROBED = 64  # samples looked for to tell which folder is meant
 
 
+def split_words(split: str) -> tuple[str, ...]:
+    """What a split is usually called, our own name first; a name that is not known as it is."""
+    return next((words for words in _SPLIT_NAMES.values() if split in words), (split,))
+
+
 def split_folders(root: Path, split: str, kind: str) -> list[Path]:
     """Folders that hold the media of one split only, as they are usually called."""
     names = []
-    for word in _SPLIT_NAMES.get(split, (split,)):
+    for word in split_words(split):
         names += [f"{kind}_{word}", f"{kind}/{word}", word]
     return [root / name for name in names]
 

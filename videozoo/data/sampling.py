@@ -20,6 +20,7 @@ __all__ = [
     "spread_clips",
     "uniform_clips",
     "untrimmed_clips",
+    "windows_around",
 ]
 
 
@@ -128,8 +129,13 @@ def untrimmed_clips(total: int, *, frames: int, stride: int = 16) -> np.ndarray:
             f"{total} frames are too few for clips around every {stride}-th frame: more than {stride // 2} are needed; "
             "use a smaller stride."
         )
-    window = np.arange(-(frames // 2), frames - frames // 2)
-    return np.clip(centres[:, None] + window, 0, total - 1)
+    return windows_around(centres, total, frames=frames)
+
+
+def windows_around(centres: np.ndarray, total: int, *, frames: int, spacing: int = 1) -> np.ndarray:
+    """`frames` frames, `spacing` apart, around each of `centres` `(W,)`: `(W, frames)`, clipped at both ends."""
+    window = (np.arange(frames) - frames // 2) * spacing
+    return np.clip(np.asarray(centres)[:, None] + window, 0, total - 1)
 
 
 def proposal_clips(

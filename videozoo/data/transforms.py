@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .augmentation import MAGNITUDES, erase, jitter_colors, rand_augment
 from .config import resolve_data_config
 from .reader import ArrayReader, VideoError, VideoReader, open_video
 from .resize import rescale_size, resize_frames
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 Box = tuple[int, int, int, int]  # x, y, width, height
+TRAIN_CROPS = ("random_resized_crop", "multi_scale_crop", "center")
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of random erasing: share of the picture, width to height
 _GRIDS = {  # crop positions of `multi_scale_crop` in quarters of the free space, (x, y)
     5: ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
     13: (
@@ -63,10 +66,13 @@ def resize(
 def crop_boxes(height: int, width: int, size: int | tuple[int, int], crops: int) -> list[tuple[Box, bool]]:
     """The boxes `(x, y, w, h)` of a 1-, 3- or 10-crop test and whether each is mirrored, in the published order.
 
+    0 crops: the whole frame, whatever its size.
     `size` is a side or (width, height). 1: centre. 3: left, right, middle along the longer side, for which the shorter
     one must equal the crop. 10: four corners and the centre, each followed by its mirror image. Where the free space is
     not divisible the outer crops end up to 3 pixels short of the border.
     """
+    if crops == 0:
+        return [((0, 0, width, height), False)]
     w, h = (size, size) if isinstance(size, int) else size
     if w > width or h > height:
         raise ValueError(
@@ -87,7 +93,7 @@ def crop_boxes(height: int, width: int, size: int | tuple[int, int], crops: int)
         x, y = (width - w) // 4, (height - h) // 4
         places = [(i * x, j * y, w, h) for i, j in _GRIDS[5]]
         return [(box, mirrored) for box in places for mirrored in (False, True)]
-    raise ValueError(f"crops={crops} is not offered: use 1, 3 or 10.")
+    raise ValueError(f"crops={crops} is not offered: use 1, 3, 10, or 0 for whole frames.")
 
 
 def crop(frames: torch.Tensor, box: Box) -> torch.Tensor:
@@ -185,21 +191,6 @@ def random_resized_crop(
     return (width - side) // 2, (height - side) // 2, side, side
 
 
-def jitter_colors(frames: torch.Tensor, amount: Sequence[float], rng: np.random.Generator) -> torch.Tensor:
-    """Random brightness, contrast, saturation (factors within 1 +- amount) and hue (shift within +- amount <= 0.5).
-
-    uint8 RGB `(T, H, W, 3)` in and out, one draw for all frames.
-    """
-    from torchvision.transforms import functional as F
-
-    steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-    images = frames.permute(0, 3, 1, 2)
-    for step, spread, middle in zip(steps, amount, (1, 1, 1, 0), strict=True):
-        if spread:
-            images = step(images, rng.uniform(max(0.0, 1 - spread) if middle else -spread, middle + spread))
-    return images.permute(0, 2, 3, 1)
-
-
 def normalize(
     frames: torch.Tensor,
     mean: Sequence[float],
@@ -256,14 +247,14 @@ class ClipViews(Sequence[torch.Tensor]):
             raise IndexError(f"view {item} of {len(self)}")
         crop_number, clip_number = divmod(item % len(self), len(self.indices))
         box, mirrored = self.boxes[crop_number]
-        view = _gather(crop(self.frames, box), self.indices[clip_number])
+        view = gather_frames(crop(self.frames, box), self.indices[clip_number])
         return flip(view, is_flow=self.is_flow) if mirrored else view
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return (self[i] for i in range(len(self)))
 
 
-def _gather(frames: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
+def gather_frames(frames: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
     """Rows `indices` of `(N, H, W, C)`: `(T, H, W, C)`, for indices (T, k) `(T, H, W, k * C)`."""
     picked = frames[torch.from_numpy(indices)]
     if indices.ndim == 1:
@@ -281,30 +272,45 @@ class ClipTransform:
     or for training `(C, T, H, W)`. Videos with fewer frames than a clip spans repeat their frames.
 
     Training draws come from `rng`; without it from a generator seeded by torch, so `torch.manual_seed` and the worker
-    seeds of a DataLoader govern them. A mirrored training clip keeps its label: set `hflip=0` where left and right
-    differ.
+    seeds of a DataLoader govern them. Where left and right differ, set `hflip=0`, or take `training_clip`, which tells
+    whether it has mirrored the clip.
     """
 
     def __init__(self, config: Mapping[str, Any], is_training: bool = False) -> None:
         if config["modality"] not in ("rgb", "flow"):
             raise ValueError(f"modality={config['modality']!r} has no frame transform: only 'rgb' and 'flow' have.")
+        if is_training:
+            _check_training(config)
         self.config = dict(config)
         self.is_training = is_training
 
     def __call__(self, source: Any, rng: np.random.Generator | None = None) -> torch.Tensor:
+        if self.is_training:
+            return self.normalize(self.training_clip(source, rng)[0][None])[0]
         if isinstance(source, (str, os.PathLike)):
             with open_video(source, modality=self.config["modality"]) as reader:
-                return self(reader, rng)
-        if self.is_training:
-            rng = rng or np.random.default_rng(torch.randint(2**63 - 1, ()).item())
+                return self(reader)
+        return self.normalize(self._views(*self._source_frames(source))[:])
+
+    def training_clip(self, source: Any, rng: np.random.Generator | None = None) -> tuple[torch.Tensor, bool]:
+        """An augmented clip that only lacks `normalize`: uint8 `(T, H, W, C)`, and whether it shows the mirror image.
+
+        `source` is what the transform is called with. Clips `(N, T, H, W, C)` can so travel as bytes and be normalised
+        as one batch on the device.
+        """
+        if not self.is_training:
+            raise ValueError("a test transform makes no training clips: create it with is_training=True.")
+        rng = rng or np.random.default_rng(torch.randint(2**63 - 1, ()).item())
+        if isinstance(source, (str, os.PathLike)):
+            with open_video(source, modality=self.config["modality"]) as reader:
+                return self.training_clip(reader, rng)
+        return self._training_clip(*self._source_frames(source, rng), rng)
+
+    def _source_frames(self, source: Any, rng: np.random.Generator | None = None) -> tuple[torch.Tensor, np.ndarray]:
         if _is_reader(source):
-            frames, rows = self._sampled_frames(source, rng)
-        else:
-            reader = ArrayReader(_as_frames(source))
-            frames, rows = self._distinct_frames(reader, self._whole_clip(len(reader)))
-        if self.is_training:
-            return self._training_clip(frames, rows, rng)
-        return self.normalize(self._views(frames, rows)[:])
+            return self._sampled_frames(source, rng)
+        reader = ArrayReader(_as_frames(source))
+        return self._distinct_frames(reader, self._whole_clip(len(reader)))
 
     def sample(self, reader: VideoReader, rng: np.random.Generator | None = None) -> np.ndarray:
         """Frame numbers of the clips of one crop, `(views, T)`, for stacked flow `(views, T, k)`.
@@ -355,13 +361,16 @@ class ClipTransform:
         distinct, rows = np.unique(indices, return_inverse=True)
         parts = [self._resize(torch.from_numpy(part)) for part in _read_in_chunks(reader, distinct)]
         frames = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self._check_channels(frames)
+        return frames, rows.reshape(indices.shape)
+
+    def _check_channels(self, frames: torch.Tensor) -> None:
         expected = 2 if self.config["modality"] == "flow" else 3
         if frames.shape[-1] != expected:
             raise ValueError(
                 f"{self.config['modality']} frames are uint8 (T, H, W, {expected}), got {frames.shape[-1]} channels in "
                 f"{frames.shape[2]}x{frames.shape[1]} frames."
             )
-        return frames, rows.reshape(indices.shape)
 
     def _resize(self, frames: torch.Tensor, exact: int | None = None) -> torch.Tensor:
         cfg = self.config
@@ -382,16 +391,24 @@ class ClipTransform:
         indices = np.arange(count)[None]
         return indices.reshape(1, -1, per_step) if self.config["stack"] else indices
 
-    def _training_clip(self, frames: torch.Tensor, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def _training_clip(
+        self, frames: torch.Tensor, rows: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, bool]:
         cfg = self.config
         is_flow = cfg["modality"] == "flow"
         box = self._training_box(frames.shape[1], frames.shape[2], rng)
         frames = self._resize(crop(frames, box), exact=cfg["size"])
-        if rng.random() < cfg["hflip"]:
+        mirrored = bool(rng.random() < cfg["hflip"])
+        if mirrored:
             frames = flip(frames, is_flow=is_flow)
         if cfg["color_jitter"] and not is_flow:
             frames = jitter_colors(frames, cfg["color_jitter"], rng)
-        return self.normalize(_gather(frames, rows[0])[None])[0]
+        if cfg["rand_augment"]:
+            frames = rand_augment(frames, cfg["rand_augment"], rng)
+        if cfg["erasing"] and rng.random() < cfg["erasing"]:
+            box = random_resized_crop(*frames.shape[1:3], rng, area=ERASED_AREA, aspect=ERASED_ASPECT)
+            frames = erase(frames, box, rng)
+        return gather_frames(frames, rows[0]), mirrored
 
     def _training_box(self, height: int, width: int, rng: np.random.Generator) -> Box:
         cfg = self.config
@@ -407,11 +424,7 @@ class ClipTransform:
                 gap=cfg["max_scale_gap"],
                 positions=cfg["fixed_crops"],
             )
-        if cfg["train_crop"] == "center":
-            return crop_boxes(height, width, min(height, width), 1)[0][0]
-        raise ValueError(
-            f"train_crop={cfg['train_crop']!r} is unknown: use 'random_resized_crop', 'multi_scale_crop' or 'center'."
-        )
+        return crop_boxes(height, width, min(height, width), 1)[0][0]
 
     def __repr__(self) -> str:
         cfg = self.config
@@ -452,6 +465,19 @@ def create_transform(model_or_cfg: Any = None, *, is_training: bool = False, **o
 
         return AudioTransform(config, is_training)
     return ClipTransform(config, is_training)
+
+
+def _check_training(config: Mapping[str, Any]) -> None:
+    """ValueError for augmentation that no video could go through."""
+    if config["train_crop"] not in TRAIN_CROPS:
+        raise ValueError(f"train_crop={config['train_crop']!r} is unknown: use {', '.join(map(repr, TRAIN_CROPS))}.")
+    amount = config["rand_augment"]
+    if not amount:
+        return
+    if config["modality"] == "flow":
+        raise ValueError("rand_augment changes colours and shapes, which makes flow wrong: leave it out.")
+    if not isinstance(amount, Sequence) or len(amount) != 2 or amount[0] < 1 or not 0 <= amount[1] < MAGNITUDES:
+        raise ValueError(f"rand_augment={amount!r} must be (operations from 1 on, magnitude of 0..{MAGNITUDES - 1}).")
 
 
 def _is_reader(source: Any) -> bool:

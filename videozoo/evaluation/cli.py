@@ -14,7 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import positive
+
 if TYPE_CHECKING:
+    from ..data.datasets import Dataset
+    from ..data.detection import KeyFrames
     from .result import EvaluationResult
 
 TEXT = "measure a model on a data set by its own test protocol, beside the published numbers"
@@ -27,13 +31,15 @@ def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_eval, usage_error=parser.error, pretrained=None)
     add = parser.add_argument
     add("model", metavar="NAME", help="see 'videozoo list --pretrained'; also hf-hub:org/repo, local-dir:path")
-    add("--data", required=True, metavar="DIR", help="folder of the data set")
+    add("--data", required=True, metavar="DIR", help="folder of the data set; of one's own: DIR/test/CLASS/*.mp4")
     add("--annotations", metavar="FILE", help="list of videos and labels, if it is in no usual place of DIR")
     add("--dataset", metavar="NAME", help="k400, ssv2, ...: the format of DIR, if it is not the model's own data set")
-    add("--split", default="val", help="part of the data set (default val)")
+    add("--split", help="part of the data set (default val; of one's own data: test if there is one, else val)")
     add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
+    add("--proposals", metavar="FILE", help="detectors: boxes of persons, if they are in no usual place of DIR")
+    add("--classes", type=_count, nargs="+", metavar="ID", help="detectors of some classes: their ids in the data set")
     add("--views", choices=("full", "fast"), default="full", help="the published protocol (default), or one view")
-    add("--batch-size", type=_positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
+    add("--batch-size", type=positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
     add("--workers", type=_count, metavar="N", help="processes that read videos (default: 0 on cpu, else up to 8)")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--amp-dtype", choices=("none", "bf16", "fp16"), default="none", help="autocast (default none)")
@@ -43,7 +49,7 @@ def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--fuse-weight", type=_number, default=1.0, metavar="W", help="of the added scores (default 1)")
     add("--out", metavar="FILE.html", help="write a page to look at")
     add("--results-file", metavar="FILE", help="write the numbers to a .json or .csv file")
-    add("--limit", type=_positive, metavar="N", help="only so many videos, drawn at random")
+    add("--limit", type=positive, metavar="N", help="only so many videos, drawn at random")
     add("--seed", type=int, default=0, metavar="N", help="of the draw of --limit (default 0)")
     add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
 
@@ -61,12 +67,6 @@ def _number(text: str) -> float:
 def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
 
 
@@ -88,7 +88,6 @@ def run_eval(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     from ..console import create_from_args, pick_device
-    from ..data.datasets import load_dataset
     from .fusion import fuse
     from .recognition import evaluate
     from .result import compare
@@ -99,28 +98,66 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     for folder in filter(None, (args.diff, args.fuse)):
         read_scores(folder)
     model, weights, _ = create_from_args(args)
-    name = args.dataset or model.pretrained_cfg.get("dataset")
-    if not name:
-        args.usage_error(f"{args.model} names no data set: give --dataset")
-    modality = "flow" if model.pretrained_cfg.get("modality") == "flow" else "rgb"  # sound is read from the videos
-    dataset = load_dataset(name, args.data, split=args.split, annotations=args.annotations, modality=modality)
-    result = evaluate(
-        model,
-        dataset,
-        views=args.views,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=_own_device(pick_device(args.device)),
-        amp_dtype=args.amp_dtype,
-        save_logits=args.save_logits,
-        limit=args.limit,
-        seed=args.seed,
-        weights=weights,
-        progress=sys.stderr.isatty(),
-    )
+    options = {
+        "batch_size": args.batch_size,
+        "workers": args.workers,
+        "device": _own_device(pick_device(args.device)),
+        "amp_dtype": args.amp_dtype,
+        "save_logits": args.save_logits,
+        "limit": args.limit,
+        "seed": args.seed,
+        "weights": weights,
+        "progress": sys.stderr.isatty(),
+    }
+    if getattr(model, "task", "") == "detection":
+        from .detection import evaluate_detector
+
+        return evaluate_detector(model, _load_key_frames(args, model.pretrained_cfg), **options)
+    if args.proposals or args.classes:
+        args.usage_error(f"--proposals and --classes are for detectors, {args.model} labels whole videos")
+    dataset = _load_dataset(args, model.pretrained_cfg)
+    result = evaluate(model, dataset, views=args.views, **options)
     if args.fuse:
         result = fuse(result, dataset, args.fuse, args.fuse_weight)
     return compare(result, args.diff) if args.diff else result
+
+
+def _load_dataset(args: argparse.Namespace, facts: dict[str, Any]) -> Dataset:
+    """The data set that the options or the model name; for a model of other classes, a folder with these."""
+    from ..catalog import datasets, label_names
+    from ..data.datasets import load_dataset
+    from ..data.folders import has_split, load_folder
+
+    name, names = args.dataset or facts.get("dataset"), label_names(facts)
+    modality = "flow" if facts.get("modality") == "flow" else "rgb"  # sound is read from the videos
+    where = {"annotations": args.annotations, "modality": modality}
+    if args.dataset or name in datasets():
+        split = args.split or datasets()[name].get("published_split", "val")
+        return load_dataset(name, args.data, split=split, **where)
+    if not names:
+        args.usage_error(
+            f"{args.model} names neither a data set nor its classes: give --dataset, or a model whose config.json has "
+            "label_names"
+        )
+    split = args.split or ("test" if has_split(args.data, "test", **where) else "val")
+    multi_label = bool(facts.get("multi_label"))
+    return load_folder(args.data, split, class_names=names, multi_label=multi_label, **where)
+
+
+def _load_key_frames(args: argparse.Namespace, facts: dict[str, Any]) -> KeyFrames:
+    """The key frames of a detector's data set, with the classes that the options or its own names say."""
+    from ..catalog import label_names
+    from ..data.detection import action_ids, load_detection
+
+    for option, value in {"--fuse": args.fuse, "--diff": args.diff, "--views": args.views == "fast"}.items():
+        if value:
+            args.usage_error(f"{option} is for classifiers, {args.model} is a detector")
+    name = args.dataset or facts.get("dataset")
+    if not name:
+        args.usage_error(f"{args.model} names no data set: give --dataset")
+    classes = args.classes or action_ids(label_names(facts), name)
+    places = {"annotations": args.annotations, "proposals": args.proposals}
+    return load_detection(name, args.data, args.split or "val", classes=classes, **places)
 
 
 def _own_device(device: str) -> str:
@@ -178,10 +215,11 @@ def describe(result: EvaluationResult) -> str:
         difference = "" if row["difference"] is None else f"{row['difference']:+.2f}"
         lines.append(f"  {row['metric']:<22}{cells[0]:>10}{cells[1]:>10}{difference:>12}".rstrip())
     saved = f", {result.resumed} from saved scores" if result.resumed else ""
-    lines += ["", f"  {len(result.videos)} videos measured{saved}, {len(result.failures)} could not be read"]
+    unit = result.unit
+    lines += ["", f"  {len(result.videos)} {unit}s measured{saved}, {len(result.failures)} could not be read"]
     shared = f", {result.processes} processes" if result.processes > 1 else ""
     lines.append(
-        f"  {result.seconds:.1f} s, {result.seconds_per_video:.3f} s a video on {result.device}{shared} "
+        f"  {result.seconds:.1f} s, {result.seconds_per_video:.3f} s a {unit} on {result.device}{shared} "
         f"({result.precision})"
     )
     if result.remark:
@@ -210,14 +248,14 @@ def _listed(what: str, items: list[str]) -> list[str]:
 def _write(args: argparse.Namespace, result: EvaluationResult) -> None:
     from ..console import say
     from .report import write_evaluation_report, write_page
-    from .result import csv_text, table_rows
+    from .result import class_rows, csv_text, table_rows
 
     if args.results_file:
         facts = result.to_dict()
         if args.results_file.endswith(".json"):
             text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
         else:
-            text = csv_text(table_rows(facts))
+            text = csv_text([*table_rows(facts), *class_rows(facts)])
         write_page(args.results_file, text)
         say(f"wrote {args.results_file}")
     if args.out:

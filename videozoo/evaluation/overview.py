@@ -89,7 +89,7 @@ def _plot(rows: Sequence[tuple[int, Mapping[str, Any]]], metric: str) -> str:
         if metric in facts["metrics"]
     ]
     x_ticks = _log_ticks([seconds for *_, seconds, _ in points])
-    y_ticks = _ticks([value for *_, value in points])
+    y_ticks = nice_ticks([value for *_, value in points])
 
     def x_of(seconds: float) -> float:
         low, high = math.log(x_ticks[0]), math.log(x_ticks[-1])
@@ -122,7 +122,7 @@ def _plot(rows: Sequence[tuple[int, Mapping[str, Any]]], metric: str) -> str:
     )
 
 
-def _ticks(values: Sequence[float], count: int = 5) -> list[float]:
+def nice_ticks(values: Sequence[float], count: int = 5) -> list[float]:
     """Round numbers around all values, a little more than ``count`` of them at most."""
     low, high = min(values), max(values)
     rough = max(high - low, 1.0) / count

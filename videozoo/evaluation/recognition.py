@@ -12,17 +12,16 @@ import os
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from .. import catalog
+from ..checkpoint import weights_hash
 from ..data import ClipTransform, ClipViews
 from ..data.audio import AudioTransform, load_sound
 from ..data.datasets import Dataset
@@ -40,6 +39,7 @@ from ..prediction import (
 )
 from .metrics import evaluate as compute_metrics
 from .metrics import many_hot
+from .processes import all_gather, first_rank_first, rank, share_out, world_size
 from .result import EvaluationResult, Failure
 from .storage import ScoreStore
 
@@ -94,36 +94,36 @@ def evaluate(
     Raises:
         ValueError: wrong argument, a model that is no classifier of videos, or labels that do not fit it.
     """
-    _check_arguments(amp_dtype, batch_size, limit)
+    check_arguments(amp_dtype, batch_size, limit)
     transform = protocol_transform(model, views)
-    _check_modality(transform, dataset)
+    check_modality(transform, dataset)
     labels = _labels(dataset, model)
     if device is not None:
         model.to(device)
     names = video_names(dataset)
-    chosen = _choose(len(dataset), limit, seed)
-    with _first_rank_first():
+    chosen = choose_videos(len(dataset), limit, seed)
+    with first_rank_first():
         store = _store(save_logits, model, names, transform, views, amp_dtype)
     saved, earlier = store.read()
     stored = len(saved)
-    pending, saved = _share(chosen, saved)
+    pending, saved = share_out(chosen, saved)
     earlier *= len(saved) / max(stored, 1)  # the share of this process, and of the videos that are measured
     start = time.monotonic()
-    loader = _loader(_Videos(dataset, transform, pending), workers, next(model.parameters()).device)
+    loader = video_loader(_Videos(dataset, transform, pending), workers, next(model.parameters()).device)
     scores, unread = _run(model, loader, transform, store, batch_size, AMP_DTYPES[amp_dtype], progress)
     spent = time.monotonic() - start + earlier
-    parts = _all_gather((saved | scores, unread, len(saved), spent))
+    parts = all_gather((saved | scores, unread, len(saved), spent))
     scores = {number: row for part in parts for number, row in part[0].items()}
     unread = {number: reason for part in parts for number, reason in part[1].items()}
     measured = sorted(scores)
     table = np.stack([scores[n] for n in measured]) if measured else np.zeros((0, model.num_classes), np.float32)
     return EvaluationResult(
         model=model_facts(model),
-        dataset=_dataset_facts(dataset),
+        dataset=dataset_row(dataset),
         config=transform.config,
         metrics=dataset_metrics(dataset, table, measured),
-        published=_published(model),
-        remark=_remark(model, dataset, views, len(chosen)),
+        published=published_row(model),
+        remark=remark_on(model, dataset, views, len(chosen)),
         videos=[names[n] for n in measured],
         labels=[labels[n] for n in measured],
         scores=table,
@@ -132,13 +132,14 @@ def evaluate(
         resumed=sum(part[2] for part in parts),
         seconds=sum(part[3] for part in parts),
         device=str(next(model.parameters()).device),
-        precision=_precision(model, amp_dtype),
+        precision=precision_name(model, amp_dtype),
         processes=world_size(),
         weights=weights,
     )
 
 
-def _check_arguments(amp_dtype: str, batch_size: int | None, limit: int | None) -> None:
+def check_arguments(amp_dtype: str, batch_size: int | None, limit: int | None) -> None:
+    """ValueError for an unknown ``amp_dtype`` and for counts below 1."""
     if amp_dtype not in AMP_DTYPES:
         raise ValueError(f"amp_dtype={amp_dtype!r} is unknown: use 'none', 'bf16' or 'fp16'.")
     for name, value in {"batch_size": batch_size, "limit": limit}.items():
@@ -146,7 +147,7 @@ def _check_arguments(amp_dtype: str, batch_size: int | None, limit: int | None) 
             raise ValueError(f"{name}={value} must be at least 1.")
 
 
-def _check_modality(transform: Transform, dataset: Dataset) -> None:
+def check_modality(transform: Transform, dataset: Dataset) -> None:
     modality = transform.config["modality"]
     if dataset.modality != modality and modality != "audio":
         raise ValueError(
@@ -184,13 +185,17 @@ class _Videos(torch.utils.data.Dataset):
             return number, getattr(error, "reason", "") or str(error) or type(error).__name__
 
 
-def _loader(videos: _Videos, workers: int | None, device: torch.device) -> torch.utils.data.DataLoader:
+def video_loader(videos: Any, workers: int | None, device: torch.device) -> torch.utils.data.DataLoader:
+    """What ``videos`` gives for each of its places, read by ``workers`` processes that leave Ctrl-C to this one.
+
+    None: none for a model on a CPU, else one a core, at most 8. ``videos.num_threads`` is set to fit them.
+    """
     if workers is None:
         workers = 0 if device.type == "cpu" else min(MAX_WORKERS, os.cpu_count() or 1)
     videos.num_threads = 1 if workers else 0
     workers = min(workers, len(videos))
     return torch.utils.data.DataLoader(
-        videos, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=_ignore_interrupts
+        videos, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=ignore_interrupts
     )
 
 
@@ -198,10 +203,14 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C and schedulers stop all processes at once; the main one saves its scores and then ends its workers."""
+def ignore_interrupts(worker: int) -> None:
+    """Ctrl-C and schedulers stop all processes at once; the main one saves its scores and then ends its workers.
+
+    So the first request to end is not meant for the worker. A second one is the main process's own, which would wait
+    forever for a worker that does not listen.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _run(
@@ -275,46 +284,6 @@ def _single_views(
             yield number, same_as, views[place]
 
 
-# Processes -----------------------------------------------------------------------------------------------------------
-
-
-def rank() -> int:
-    """Number of this process under ``torch.distributed``; 0 without it."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Number of processes under ``torch.distributed``; 1 without it."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _all_gather(value: Any) -> list[Any]:
-    """The values of all processes, by rank."""
-    if world_size() == 1:
-        return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-@contextmanager
-def _first_rank_first() -> Iterator[None]:
-    """The block runs in process 0, then in the others."""
-    if rank() > 0:
-        dist.barrier()
-    yield
-    if rank() == 0 and world_size() > 1:
-        dist.barrier()
-
-
-def _share(chosen: Sequence[int], saved: Scores) -> tuple[list[int], Scores]:
-    """The videos that this process has to score, and the saved scores that no process before it has."""
-    held = _all_gather(sorted(saved.keys() & set(chosen)))
-    pending = sorted(set(chosen).difference(*held))
-    before = set().union(*held[: rank()])
-    return pending[rank() :: world_size()], {n: saved[n] for n in held[rank()] if n not in before}
-
-
 # What is measured ----------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +302,15 @@ def video_names(dataset: Dataset) -> list[str]:
 
 def _labels(dataset: Dataset, model: nn.Module) -> list[tuple[int, ...]]:
     """Classes of every video, as rows of the model's scores; ValueError if model and data set do not fit together."""
+    check_classes(dataset, model)
+    labels = [dataset.classes(number) for number in range(len(dataset))]
+    if (-1,) in labels:
+        raise ValueError(f"{dataset.source} has videos without label, such as a test set: choose a split with labels.")
+    return labels
+
+
+def check_classes(dataset: Any, model: nn.Module) -> None:
+    """ValueError if the data set is empty, or its classes are not those of the model in the same order."""
     if not len(dataset):
         raise ValueError(f"{dataset.name}, split {dataset.split!r}, has no videos: check {dataset.source}.")
     if dataset.num_classes != model.num_classes:
@@ -347,20 +325,10 @@ def _labels(dataset: Dataset, model: nn.Module) -> list[tuple[int, ...]]:
                 f"class {index} is {pair[0]!r} in the model and {pair[1]!r} in {dataset.name}: "
                 "the classes are in another order, so the numbers would be wrong."
             )
-    offsets = dict(zip(dataset.categories, np.cumsum([0, *dataset.categories.values()]).tolist(), strict=False))
-    labels = [_as_rows(sample.label, offsets) for sample in dataset]
-    if (-1,) in labels:
-        raise ValueError(f"{dataset.source} has videos without label, such as a test set: choose a split with labels.")
-    return labels
 
 
-def _as_rows(label: Any, offsets: Mapping[str, int]) -> tuple[int, ...]:
-    if isinstance(label, Mapping):
-        return tuple(offsets[category] + index for category, indices in label.items() for index in indices)
-    return label if isinstance(label, tuple) else (label,)
-
-
-def _choose(count: int, limit: int | None, seed: int) -> list[int]:
+def choose_videos(count: int, limit: int | None, seed: int) -> list[int]:
+    """Numbers of the videos that are measured, in order: all, or ``limit`` drawn at random."""
     if limit is None or limit >= count:
         return list(range(count))
     return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False)).tolist()
@@ -377,24 +345,16 @@ def _store(
     if folder is None:
         return ScoreStore(None, {}, names)
     fingerprint = {
-        "weights": _weights_hash(model),
+        "weights": weights_hash(model),
         "protocol": json.dumps({"views": views, **transform.config}, sort_keys=True),
-        "precision": _precision(model, amp_dtype),
+        "precision": precision_name(model, amp_dtype),
         "videos": hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
     }
     return ScoreStore(folder, fingerprint, names, {"model": full_name(model.pretrained_cfg)})
 
 
-def _weights_hash(model: nn.Module) -> str:
-    """sha256 of architecture, names, types and values of all weights."""
-    digest = hashlib.sha256(str(model.pretrained_cfg.get("architecture", type(model).__name__)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _precision(model: nn.Module, amp_dtype: str) -> str:
+def precision_name(model: nn.Module, amp_dtype: str) -> str:
+    """Type of the weights in words, with that of autocast where it is on."""
     name = str(next(model.parameters()).dtype).removeprefix("torch.")
     return name if amp_dtype == "none" else f"{name}, autocast to {amp_dtype}"
 
@@ -414,8 +374,9 @@ def dataset_metrics(dataset: Dataset, scores: np.ndarray, measured: Sequence[int
     return result
 
 
-def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    title = catalog.datasets()[dataset.name].get("title", dataset.name)
+def dataset_row(dataset: Any) -> dict[str, Any]:
+    """What a result keeps of a data set: name, title, split and number of videos."""
+    title = dataset.title or catalog.datasets().get(dataset.name, {}).get("title", dataset.name)
     return {"name": dataset.name, "title": title, "split": dataset.split, "videos": len(dataset)}
 
 
@@ -423,13 +384,13 @@ def _class_names(model: nn.Module, dataset: Dataset) -> list[str]:
     return list(dataset.class_names) or class_names(model.pretrained_cfg, model.num_classes)
 
 
-def _published(model: nn.Module) -> dict[str, Any]:
+def published_row(model: nn.Module) -> dict[str, Any]:
     """Published results under the model's own protocol."""
     rows = model.pretrained_cfg.get("metrics") or ()
     return next((dict(row) for row in rows if not row.get("protocol")), {})
 
 
-def _remark(model: nn.Module, dataset: Dataset, views: str, chosen: int) -> str:
+def remark_on(model: nn.Module, dataset: Any, views: str, chosen: int) -> str:
     """In what a measurement differs from the one behind the published numbers, as far as that is known."""
     parts = []
     if views == "fast":

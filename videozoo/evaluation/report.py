@@ -12,7 +12,7 @@ import numpy as np
 from ..prediction import describe_input
 from ..report import PAGE, STYLE, card, describe_metrics, fact_list, web_link
 from .metrics import average_precision, confusion_matrix, many_hot
-from .result import Comparison, EvaluationResult
+from .result import ClassResult, Comparison, EvaluationResult
 
 METRIC_TITLES = {
     "top1": "Top-1 accuracy",
@@ -20,6 +20,9 @@ METRIC_TITLES = {
     "mean_class_accuracy": "Mean class accuracy",
     "mAP": "Mean average precision over classes",
     "mmit_mAP": "Mean average precision over videos",
+    "frame_mAP": "Mean average precision in frames",
+    "video_mAP_0.2": "Mean average precision of tubes, IoU 0.2",
+    "video_mAP_0.5": "Mean average precision of tubes, IoU 0.5",
 }
 WORST, CONFUSED, PAIRS, LISTED = 15, 16, 12, 200  # rows of the parts of a page
 
@@ -116,7 +119,7 @@ def _head(result: EvaluationResult) -> str:
         note = f"published {result.published[name]:.2f}" if name in result.published else "not published"
         figures.append((metric_title(name), f"{value:.2f} %", note))
     failed = f"{len(result.failures):,} could not be read" if result.failures else "all could be read"
-    figures.append(("Videos", f"{len(result.videos):,}", failed))
+    figures.append((f"{result.unit.capitalize()}s", f"{len(result.videos):,}", failed))
     items = "".join(
         f"<div><dt>{escape(title)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
         for title, value, note in figures
@@ -166,7 +169,10 @@ class _Classes:
     def __init__(self, result: EvaluationResult) -> None:
         self.names = result.class_names
         self.exclusive = all(len(labels) == 1 for labels in result.labels) and not result.model.get("multi_label")
-        count = len(self.names)
+        self.counted, count = "videos", len(self.names)
+        if result.per_class is not None:
+            self._take(result.per_class)
+            return
         table = many_hot(result.labels, count)
         self.videos = table.sum(0)  # of each class
         if self.exclusive:
@@ -181,6 +187,14 @@ class _Classes:
         present = np.flatnonzero(self.videos)
         self.order = present[np.argsort(self.values[present], kind="stable")]  # worst first
 
+    def _take(self, rows: Sequence[ClassResult]) -> None:
+        """The classes as a detector's metric has them."""
+        self.names, self.exclusive, self.matrix, self.counted = [row.name for row in rows], False, None, "true boxes"
+        self.videos = np.array([row.positives for row in rows], np.int64)
+        self.values = np.array([row.average_precision or 0.0 for row in rows]) / 100
+        present = np.flatnonzero(self.videos)
+        self.order = present[np.argsort(self.values[present], kind="stable")]
+
     def worst(self) -> str:
         items = [
             f'<li><span class="name">{escape(self.names[i])} <small>{self.videos[i]}</small></span>'
@@ -190,7 +204,7 @@ class _Classes:
             for i in self.order[:WORST]
         ]
         what = "Share of a class's videos that are recognised" if self.exclusive else "Average precision of a class"
-        note = f'<p class="note">{what}, beside its number of videos.</p>'
+        note = f'<p class="note">{what}, beside its number of {self.counted}.</p>'
         return f'<ol class="bars plain">{"".join(items)}</ol>{note}'
 
     def confusions(self) -> list[tuple[int, int, int]]:
@@ -244,7 +258,8 @@ class _Classes:
             for i in self.order
         )
         head = (
-            f'<th class="number">Index</th><th>Class</th><th class="number">Videos</th><th class="number">{what}</th>'
+            f'<th class="number">Index</th><th>Class</th><th class="number">{self.counted.capitalize()}</th>'
+            f'<th class="number">{what}</th>'
         )
         return (
             '<p class="note">Classes by their result in percent.</p>'
@@ -338,14 +353,17 @@ def _failures(result: EvaluationResult) -> str:
         f"<tr><td>{escape(failure.video)}</td><td>{escape(failure.reason)}</td></tr>"
         for failure in result.failures[:LISTED]
     )
-    table = f"<table><thead><tr><th>Video</th><th>Reason</th></tr></thead><tbody>{rows}</tbody></table>"
+    head = f"<tr><th>{result.unit.capitalize()}</th><th>Reason</th></tr>"
+    table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
     note = f'<p class="note">They are left out of the metrics.{_cut(len(result.failures))}</p>'
-    return card(f"{len(result.failures):,} videos could not be read", f'<div class="scroll">{table}</div>{note}')
+    return card(
+        f"{len(result.failures):,} {result.unit}s could not be read", f'<div class="scroll">{table}</div>{note}'
+    )
 
 
 def _facts(result: EvaluationResult) -> str:
     model = result.model
-    time = f"{result.seconds:,.1f} s, {result.seconds_per_video:.3g} s per video"
+    time = f"{result.seconds:,.1f} s, {result.seconds_per_video:.3g} s per {result.unit}"
     shared = f", added up over {result.processes} processes" if result.processes > 1 else ""
     protocol = {
         "Network input": escape(describe_input(result.config)),
@@ -356,7 +374,7 @@ def _facts(result: EvaluationResult) -> str:
         ),
         "Time": escape(f"{time} on {result.device}{shared}"),
         "Numbers": escape(result.precision),
-        "From saved scores": f"{result.resumed:,} videos" if result.resumed else "",
+        "From saved scores": f"{result.resumed:,} {result.unit}s" if result.resumed else "",
     }
     facts = {
         "Name": escape(model["full_name"]),

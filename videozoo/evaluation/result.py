@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,17 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ClassResult:
+    """What a detector is worth on one class."""
+
+    name: str
+    average_precision: float | None
+    """In percent; None for a class that does not occur."""
+    positives: int
+    """True boxes."""
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Scores of a data set's videos and what follows from them. Metrics are in percent."""
 
@@ -67,9 +78,10 @@ class EvaluationResult:
     videos: list[str]
     """Names of the measured videos, in the order of the data set."""
     labels: list[tuple[int, ...]]
-    """Their true classes."""
+    """Their true classes; of a detector none."""
     scores: np.ndarray
-    """Their averaged scores, float32 (videos, classes): mean logits, or mean probabilities where these are averaged."""
+    """Their averaged scores, float32 (videos, classes): mean logits, or mean probabilities where these are averaged.
+    Of a detector none."""
     class_names: list[str]
     failures: list[Failure]
     """In the order of the data set."""
@@ -85,6 +97,10 @@ class EvaluationResult:
     """Where the weights came from, if the caller said so."""
     comparison: Comparison | None = None
     """Set by :func:`compare`."""
+    per_class: list[ClassResult] | None = None
+    """Of a detector: the classes that its metric counts."""
+    unit: str = "video"
+    """What was measured one by one: "video", or "key frame" of a detector."""
 
     @property
     def protocol(self) -> str:
@@ -129,6 +145,8 @@ class EvaluationResult:
             "config": self.config,
             "failures": [{"video": failure.video, "reason": failure.reason} for failure in self.failures],
         }
+        if self.per_class is not None:
+            facts["classes"] = [asdict(row) for row in self.per_class]
         return facts if self.comparison is None else facts | {"comparison": self._comparison_dict(self.comparison)}
 
     def _comparison_dict(self, comparison: Comparison) -> dict[str, Any]:
@@ -199,6 +217,16 @@ def table_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
             "remark": facts["remark"],
         }
         for name in dict.fromkeys([*facts["metrics"], *published])
+    ]
+
+
+def class_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows like those of :func:`table_rows`, one a class of a detector: its average precision as "AP: NAME"."""
+    first = (table_rows(facts) or [{}])[0]
+    empty = dict.fromkeys(("published", "difference"))
+    return [
+        {**first, "metric": f"AP: {row['name']}", **empty, "measured": row["average_precision"]}
+        for row in facts.get("classes", ())
     ]
 
 

@@ -71,11 +71,11 @@ class ScoreStore:
             )
 
     def read(self) -> tuple[dict[int, np.ndarray], float]:
-        """What is on disk: scores (classes,) by number of the video, and the seconds that computing them took."""
+        """What is on disk: scores by number of the video, as they were added, and the seconds that they took."""
         return ({}, 0.0) if self.folder is None else _read_shards(self.folder)
 
     def add(self, video: int, scores: np.ndarray) -> None:
-        """Keep the scores (classes,) of one video; they reach the disk within half a minute of work."""
+        """Keep the scores of one video, (classes,) or (persons, classes); they reach the disk within half a minute."""
         if self.folder is None:
             return
         self._new[video] = np.asarray(scores, np.float32)
@@ -88,7 +88,10 @@ class ScoreStore:
 
         now = time.monotonic()
         if self._new:
-            arrays = {"video": np.array(list(self._new), np.int64), "scores": np.stack(list(self._new.values()))}
+            rows = [np.atleast_2d(scores) for scores in self._new.values()]
+            arrays = {"video": np.array(list(self._new), np.int64), "scores": np.concatenate(rows)}
+            if any(scores.ndim > 1 for scores in self._new.values()):
+                arrays["persons"] = np.array([len(part) for part in rows], np.int64)
             with atomic_path(self.folder / f"scores-{secrets.token_hex(8)}.safetensors") as temporary:
                 save_file(arrays, temporary, metadata={"seconds": f"{now - self._begun:.6f}"})
         self._new, self._begun = {}, now
@@ -126,6 +129,8 @@ def _read_shards(folder: Path) -> tuple[dict[int, np.ndarray], float]:
             with safe_open(path, framework="numpy") as file:
                 seconds += float(file.metadata()["seconds"])
                 numbers, rows = file.get_tensor("video"), file.get_tensor("scores")
+                if "persons" in file.keys():
+                    rows = np.split(rows, np.cumsum(file.get_tensor("persons"))[:-1])
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise StorageError(f"{path} is damaged ({error}): delete it, its videos are computed anew.") from error
         scores.update(zip(numbers.tolist(), rows, strict=True))

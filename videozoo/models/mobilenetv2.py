@@ -6,6 +6,7 @@ Module names are torchvision's (``features.N.conv...``), but for the classifier,
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,4 +86,9 @@ class MobileNetV2(FrameRecognizer):
         return self.run_blocks(self.features[start : LEVEL_ENDS[index] + 1], frames)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {"stem": r"^features\.0\.", "blocks": r"^features\.(\d+)"}
+        """Coarse groups are the feature levels; the stem is the first of them."""
+        if not coarse:
+            return {"stem": r"^features\.0\.", "blocks": r"^features\.(\d+)"}
+        starts = (0, *(end + 1 for end in LEVEL_ENDS))
+        levels = [range(start, end) for start, end in pairwise(starts)]
+        return {f"level{i}": rf"^features\.(?:{'|'.join(map(str, part))})\." for i, part in enumerate(levels)}

@@ -156,8 +156,7 @@ def _video_resnet18(temporal_kernels: tuple[int, ...], strides: Sequence[Stride]
         make_block=full_block,
         expansion=1,
         strides=strides,
-        stem=Stem((3, 7, 7), pool_stride=None),
-        **{"drop_rate": 0.0, **kwargs},
+        **{"stem": Stem((3, 7, 7), pool_stride=None), "drop_rate": 0.0, **kwargs},
     )
 
 
@@ -171,6 +170,12 @@ def r3d_r18_16x2(**kwargs: Any) -> ResNet3d:
 def mc3_r18_16x2(**kwargs: Any) -> ResNet3d:
     """MC3, ResNet-18 with 3-D convolutions in stem and first stage, 16 frames, one in two."""
     return _video_resnet18((3, 1, 1, 1), SPATIAL_STRIDES, **kwargs)
+
+
+@register_model
+def mc3_r18w16_8x4(**kwargs: Any) -> ResNet3d:
+    """MC3, ResNet-18 of a quarter of the width with a max pool after the stem, 8 frames, one in four."""
+    return _video_resnet18((3, 1, 1, 1), SPATIAL_STRIDES, **{"base_width": 16, "stem": Stem((3, 7, 7)), **kwargs})
 
 
 @register_model

@@ -132,6 +132,7 @@ class ResNet2d(FrameRecognizer):
     Args:
         depth: 18, 34, 50, 101 or 152.
         make_block: ``(stage, index, in_chs, width, stride) -> residual block``; stage 1 to 4, index within it.
+        base_width: channels of the stem.
         num_classes: see :class:`Recognizer`.
         in_chans: channels of one frame; 10 for stacks of five optical-flow fields.
         num_frames: see :class:`FrameRecognizer`.
@@ -145,6 +146,7 @@ class ResNet2d(FrameRecognizer):
         depth: int,
         make_block: Callable[..., nn.Module],
         *,
+        base_width: int = 64,
         num_classes: int = 400,
         in_chans: int = 3,
         num_frames: int | None = None,
@@ -153,23 +155,23 @@ class ResNet2d(FrameRecognizer):
         init_std: float = 0.01,
     ):
         expansion = 1 if depth < 50 else 4
-        widths = [64, 128, 256, 512]
+        widths = [base_width * 2**i for i in range(4)]
         stages = [level(w * expansion, (1, 4 * 2**i), f"layer{i + 1}") for i, w in enumerate(widths)]
         super().__init__(
             num_classes=num_classes,
-            num_features=512 * expansion,
+            num_features=widths[-1] * expansion,
             in_chans=in_chans,
-            feature_info=[level(64, (1, 2), "relu"), *stages],
+            feature_info=[level(base_width, (1, 2), "relu"), *stages],
             num_frames=num_frames,
             drop_rate=drop_rate,
             drop_per_frame=drop_per_frame,
             init_std=init_std,
         )
-        self.conv1 = nn.Conv2d(in_chans, 64, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(in_chans, base_width, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(base_width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        in_chs = 64
+        in_chs = base_width
         for stage, (width, blocks) in enumerate(zip(widths, DEPTHS[depth], strict=True), start=1):
             layers = []
             for i in range(blocks):
@@ -181,7 +183,7 @@ class ResNet2d(FrameRecognizer):
 
     def frame_stage(self, index: int, frames: torch.Tensor) -> torch.Tensor:
         if index == 0:
-            return self.relu(self.bn1(self.conv1(frames)))  # (N*T, 64, H/2, W/2)
+            return self.relu(self.bn1(self.conv1(frames)))  # (N*T, base_width, H/2, W/2)
         if index == 1:
             frames = self.maxpool(frames)
         return self.run_blocks(getattr(self, f"layer{index}"), frames)

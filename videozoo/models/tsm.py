@@ -15,7 +15,7 @@ from torch import nn
 from ..layers import NonLocal3d, TemporalShift
 from ..registry import register_model
 from .mobilenetv2 import MobileNetV2
-from .resnet2d import DEPTHS, Bottleneck, ResNet2d
+from .resnet2d import DEPTHS, BasicBlock, Bottleneck, ResNet2d
 
 NON_LOCAL_BLOCKS = {2: (0, 2), 3: (0, 2, 4)}  # stage -> blocks that a non-local block follows
 
@@ -39,6 +39,8 @@ def shifted_block(depth: int, num_frames: int, non_local: str = "") -> Callable[
 
     def make_block(stage: int, index: int, in_chs: int, width: int, stride: int) -> nn.Module:
         shift = TemporalShift(num_frames) if index % every == 0 else None
+        if depth < 50:
+            return BasicBlock(in_chs, width, stride, before=shift)
         after = None
         if non_local and index in NON_LOCAL_BLOCKS.get(stage, ()):
             after = ClipNonLocal(width * Bottleneck.expansion, num_frames, non_local)
@@ -87,6 +89,12 @@ def tsm_nlgauss_r50_f8(**kwargs: Any) -> ResNet2d:
 def tsm_nlembgauss_r50_f8(**kwargs: Any) -> ResNet2d:
     """TSM, ResNet-50 with five embedded-Gaussian non-local blocks, 8 frames."""
     return _tsm(50, non_local="embedded_gaussian", **kwargs)
+
+
+@register_model
+def tsm_r18w16_8x4(**kwargs: Any) -> ResNet2d:
+    """TSM, ResNet-18 of a quarter of the width (16 channels after the stem), 8 frames, one in four."""
+    return _tsm(18, **{"base_width": 16, **kwargs})
 
 
 @register_model

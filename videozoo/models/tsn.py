@@ -57,3 +57,9 @@ def tsn_r50_f16(**kwargs: Any) -> ResNet2d:
 def tsn_r101_f5(**kwargs: Any) -> ResNet2d:
     """TSN, ResNet-101, 5 segments."""
     return _tsn(101, **kwargs)
+
+
+@register_model
+def tsn_r18w16_8x4(**kwargs: Any) -> ResNet2d:
+    """TSN, ResNet-18 of a quarter of the width (16 channels after the stem), 8 frames, one in four."""
+    return _tsn(18, **{"base_width": 16, **kwargs})
