@@ -1,4 +1,4 @@
-"""`videozoo data prepare` and `videozoo data audit`."""
+"""`videozoo data prepare`, `videozoo data audit` and `videozoo data camera-motion`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def add_data_commands(subparsers: Any, **options: Any) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_prepare(commands, options)
     _add_audit(commands, options)
+    _add_camera_motion(commands, options)
 
 
 def _common(commands: Any, name: str, run: Any, text: str, options: dict[str, Any]) -> argparse.ArgumentParser:
@@ -52,6 +53,23 @@ def _add_audit(commands: Any, options: dict[str, Any]) -> None:
     parser.add_argument("--kind", choices=("videos", "rawframes"), help="where both are there")
     parser.add_argument("--modality", choices=("rgb", "flow"), default="rgb")
     parser.add_argument("--out", metavar="FILE", help="write the report as JSON too")
+
+
+def _add_camera_motion(commands: Any, options: dict[str, Any]) -> None:
+    text = "make the camera-motion data set: real pictures under a virtual camera"
+    parser = commands.add_parser("camera-motion", help=text, description=text[0].upper() + text[1:] + ".", **options)
+    parser.add_argument("folder", metavar="DIR", help="where the clips go; what is there is kept")
+    parser.add_argument("--clips", type=_count, default=400, metavar="N", help="training clips a class (default: 400)")
+    parser.add_argument("--val", type=_count, default=60, metavar="N", help="for validation (default: 60)")
+    parser.add_argument("--test", type=_count, default=100, metavar="N", help="for the test (default: 100)")
+    parser.add_argument(
+        "--splits", nargs="+", choices=("train", "val", "test"), metavar="SPLIT", help="only train, val or test"
+    )
+    parser.add_argument("--pictures", metavar="FOLDER", help="your own pictures in place of those of packages")
+    parser.add_argument("--seed", type=_count, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run_camera_motion)
 
 
 def run_prepare(args: argparse.Namespace) -> int:
@@ -92,3 +110,24 @@ def run_audit(args: argparse.Namespace) -> int:
     if args.out:
         atomic_text(args.out, report.to_json() + "\n")
     return int(not report.ok)
+
+
+def run_camera_motion(args: argparse.Namespace) -> int:
+    """0 when all clips are there."""
+    from .camera_motion import make_camera_motion
+
+    wanted = {"train": args.clips, "val": args.val, "test": args.test}
+    clips = make_camera_motion(
+        args.folder,
+        clips={split: count for split, count in wanted.items() if split in (args.splits or wanted)},
+        seed=args.seed,
+        pictures=args.pictures,
+        workers=args.workers,
+        progress=sys.stderr.isatty(),
+    )
+    counts = {split: sum(clip.split == split for clip in clips) for split in wanted}
+    if args.json:
+        print(json.dumps({"folder": args.folder, "seed": args.seed, "clips": counts}, indent=1))
+    else:
+        print(f"{args.folder}: {', '.join(f'{count} {split}' for split, count in counts.items() if count)} clips")
+    return 0

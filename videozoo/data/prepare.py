@@ -93,6 +93,8 @@ def prepare(
     if base.get("category_of"):
         raise ValueError(f"{dataset} is read from the lists of {base['category_of']}: prepare that one.")
     style = base.get("files", {}).get("format")
+    if "made_by" in base:
+        raise ValueError(f"{dataset} needs no preparation: '{base['made_by']}' makes it as it is read.")
     if style is None:
         raise ValueError(f"there is no reader for the authors' files of {dataset}: write its list files yourself.")
     if style in ("ava", "tubes"):
