@@ -378,6 +378,16 @@ def sha256_file(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_hash(model: nn.Module) -> str:
+    """sha256 of the architecture, and of names, types, shapes and values of all weights."""
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+    digest = hashlib.sha256(str(architecture).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def verify_hash(path: str | os.PathLike, expected_hex_prefix: str) -> str:
     """The file's SHA-256, which must begin with `expected_hex_prefix` (any case); CheckpointError otherwise."""
     found = sha256_file(path)

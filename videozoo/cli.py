@@ -1,4 +1,4 @@
-"""The command line: ``videozoo predict | list | info | convert | download | eval | data``.
+"""The command line: ``videozoo predict | detect | list | info | convert | download | eval | finetune | data``.
 
 Torch and decoders are imported inside the commands that need them, so that help and wrong usage answer at once.
 """
@@ -6,11 +6,9 @@ Torch and decoders are imported inside the commands that need them, so that help
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,14 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .console import create_from_args, pick_device, say
+from .console import EXPECTED, create_from_args, dumps, fail, pick_device, positive, say
 from .data.cli import add_data_commands
+from .detection.cli import add_detect_command
 from .evaluation.cli import add_eval_command
+from .features.cli import add_features_command
+from .training.cli import add_finetune_command
 
 if TYPE_CHECKING:
     from .prediction import Prediction
 
-EXPECTED = (ValueError, OSError, ImportError)  # told in one sentence; anything else is a bug and shows its traceback
+DEFAULT_MODEL = "mc3_r18w16_8x4_camera_motion"  # its weights come with the package
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,15 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             say("interrupted")
             return 130
         except EXPECTED as error:
-            _fail(error, debug)
+            fail(error, debug)
             return 1
-
-
-def _fail(error: BaseException, debug: bool, subject: str = "") -> None:
-    if debug:
-        traceback.print_exception(error)
-    text = str(error) or type(error).__name__
-    say(f"{subject}: {text}" if subject and subject not in text else text)
 
 
 # Usage ---------------------------------------------------------------------------------------------------------------
@@ -67,7 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"videozoo {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_predict, _add_list, _add_info, _add_convert, _add_download, add_eval_command):
+    for add in (
+        _add_predict,
+        add_detect_command,
+        add_features_command,
+        _add_list,
+        _add_info,
+        _add_convert,
+        _add_download,
+        add_eval_command,
+        add_finetune_command,
+    ):
         add(commands, common)
     add_data_commands(commands, parents=[common])
     return parser
@@ -79,16 +83,17 @@ def _command(commands: Any, common: argparse.ArgumentParser, name: str, run: Any
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
 def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     add = _command(commands, common, "predict", predict, "classify videos by a model's own test protocol").add_argument
     add("videos", nargs="+", metavar="VIDEO", help="video file, or folder of JPEG or PNG frames")
-    add("--model", "-m", required=True, metavar="NAME", help="see 'videozoo list'; or hf-hub:org/repo, local-dir:path")
+    add(
+        "--model",
+        "-m",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help="see 'videozoo list'; or hf-hub:org/repo, local-dir:path (default: how the camera moves, by a small model "
+        "that comes with the package)",
+    )
     add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
     add(
         "--pretrained",
@@ -96,12 +101,12 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
         default=None,
         help="load the published weights (default, unless --checkpoint is given)",
     )
-    add("--topk", type=_positive, default=5, metavar="N", help="number of labels to show (default 5)")
+    add("--topk", type=positive, default=5, metavar="N", help="number of labels to show (default 5)")
     add("--json", action="store_true", help="print JSON: an object for one video, a list for several")
     add("--out", metavar="FILE.html", help="write a page to look at: one file, all videos")
     add("--views", choices=("full", "fast"), default="full", help="all views of the protocol, or only the middle one")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
-    add("--batch-size", type=_positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
+    add("--batch-size", type=positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
     add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
     add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
 
@@ -166,7 +171,7 @@ def predict(args: argparse.Namespace) -> int:
                 max_thumbnails=32 if args.out else 0,
             )
         except EXPECTED as error:
-            _fail(error, getattr(args, "debug", False), path)
+            fail(error, getattr(args, "debug", False), path)
             continue
         done.append(replace(result, weights=weights, caveat=caveat))
         if not args.json:
@@ -174,7 +179,7 @@ def predict(args: argparse.Namespace) -> int:
     if args.json:
         rows = [_as_json(result, args.topk) for result in done]
         if done or len(args.videos) > 1:
-            print(_dumps(rows if len(args.videos) > 1 else rows[0]))
+            print(dumps(rows if len(args.videos) > 1 else rows[0]))
     if args.out and done:
         from .report import write_report
 
@@ -234,11 +239,6 @@ def _as_json(result: Prediction, topk: int) -> dict[str, Any]:
     }
 
 
-def _dumps(value: Any) -> str:
-    """JSON, in ASCII where the output cannot hold every letter."""
-    return json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8")
-
-
 # list and info -------------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +265,7 @@ def list_models(args: argparse.Namespace) -> int:
         raise ValueError("no model is like this: leave out a filter, or see 'videozoo list' for all.")
     rows = [_row(name) for name in names]
     if args.json:
-        print(_dumps(rows))
+        print(dumps(rows))
         return 0
     table = [["name", "data set", "frames", "top-1", "top-5", "other"]]
     table += [
@@ -320,7 +320,7 @@ def info(args: argparse.Namespace) -> int:
     name = facts.get("name", "")
     facts["tags"] = catalog.tags_of(name) if name else []
     if args.json:
-        print(_dumps(facts))
+        print(dumps(facts))
         return 0
     print(facts.get("full_name", facts["architecture"]) + "\n")
     lines = [[key, value] for key, value in _info_lines(facts) if value]
@@ -417,7 +417,7 @@ def download(args: argparse.Namespace) -> int:
         try:
             state = _fetch(name, args.cache_dir)
         except EXPECTED as error:
-            _fail(error, getattr(args, "debug", False), name)
+            fail(error, getattr(args, "debug", False), name)
             failed += 1
             continue
         size = sum(t.numel() * t.element_size() for t in state.values())

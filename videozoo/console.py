@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import traceback
 from typing import Any
+
+EXPECTED = (ValueError, OSError, ImportError)  # told in one sentence; anything else is a bug and shows its traceback
 
 RANDOM = "The weights are random numbers, not trained ones: give --checkpoint FILE or leave out --no-pretrained."
 
 
 def say(text: str) -> None:
     print(f"videozoo: {text}", file=sys.stderr)
+
+
+def fail(error: BaseException, debug: bool, subject: str = "") -> None:
+    """Tell an error in one sentence, with its traceback before it where ``debug`` is set."""
+    if debug:
+        traceback.print_exception(error)
+    text = str(error) or type(error).__name__
+    say(f"{subject}: {text}" if subject and subject not in text else text)
+
+
+def dumps(value: Any) -> str:
+    """JSON, in ASCII where the output cannot hold every letter."""
+    return json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8")
+
+
+def positive(text: str) -> int:
+    """A number from 1 on, as a type of argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def create_from_args(args: argparse.Namespace) -> tuple[Any, str, str]:

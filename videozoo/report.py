@@ -121,14 +121,14 @@ def prediction_report(predictions: Prediction | Sequence[Prediction], topk: int 
     rows = [predictions] if isinstance(predictions, Prediction) else list(predictions)
     if not rows:
         raise ValueError("a report needs at least one prediction.")
-    body = [_caveat(rows[0].caveat)]
+    body = [caveat_note(rows[0].caveat)]
     if len(rows) > 1:
         body.append(_contents(rows))
         title = f"{len(rows)} videos – {rows[0].model['full_name']}"
     else:
         title = f"{rows[0].top(1)[0][1]} – {_file(rows[0])}"
     body += [_video(row, topk, number, "h1" if len(rows) == 1 else "h2") for number, row in enumerate(rows, 1)]
-    body.append(_model(rows[0]))
+    body.append(model_card(rows[0].model, rows[0].weights))
     text = "\n".join(part for part in body if part)
     return PAGE.substitute(title=escape(title), style=STYLE, body=text, version=escape(__version__))
 
@@ -136,7 +136,8 @@ def prediction_report(predictions: Prediction | Sequence[Prediction], topk: int 
 # Parts ---------------------------------------------------------------------------------------------------------------
 
 
-def _caveat(text: str) -> str:
+def caveat_note(text: str) -> str:
+    """Why the labels below should not be trusted; empty for an empty text."""
     if not text:
         return ""
     return f'<p class="caveat" role="note"><strong>Do not trust these labels.</strong> {escape(text)}</p>'
@@ -157,7 +158,7 @@ def _video(row: Prediction, topk: int, number: int, heading: str) -> str:
     share = "probability, each class on its own" if row.model.get("multi_label") else "probability"
     poster = ""
     if row.poster is not None:
-        picture = _image(row.poster, "The middle one of the sampled frames", quality=85)
+        picture = image(row.poster, "The middle one of the sampled frames", quality=85)
         poster = f'<figure class="poster">{picture}</figure>'
     return f"""<section class="video" id="video-{number}">
 <header class="lead">
@@ -173,7 +174,7 @@ def _video(row: Prediction, topk: int, number: int, heading: str) -> str:
 {card("Sampled frames", _strip(row)) if row.thumbnails else ""}
 {card("How it was sampled", _timeline(row) + _protocol_note(row))}
 <div class="pair">{card("What the network sees", _crops(row)) if row.boxes else ""}
-{card("Video and timing", fact_list({**_video_facts(row), **_timings(row)}))}</div>
+{card("Video and timing", fact_list({**video_facts(row.video), **_timings(row)}))}</div>
 </section>"""
 
 
@@ -196,9 +197,9 @@ def _bars(row: Prediction, topk: int) -> str:
 def _strip(row: Prediction) -> str:
     items = []
     for number, picture in row.thumbnails:
-        place = _moment(number, row)
+        place = clock(number, row.video["fps"])
         alt = f"Frame {number}" + (f" at {place}" if row.video["fps"] > 0 else "")
-        items.append(f"<li><figure>{_image(picture, alt)}<figcaption>{escape(place)}</figcaption></figure></li>")
+        items.append(f"<li><figure>{image(picture, alt)}<figcaption>{escape(place)}</figcaption></figure></li>")
     sampled = len(np.unique(row.indices))
     note = f'<p class="note">{len(items)} of {sampled} sampled frames.</p>' if len(items) < sampled else ""
     return f'<ol class="strip">{"".join(items)}</ol>{note}'
@@ -216,7 +217,8 @@ def _timeline(row: Prediction) -> str:
             parts.append(f'<path class="span" d="M{x[0]:.1f} {y}H{x[-1]:.1f}"/>')
         parts += [f'<rect class="tick" x="{v - 1:.1f}" y="{y - 4}" width="2" height="8"/>' for v in x]
     height = step * len(row.indices)
-    ends = [_moment(0, row), _moment(total if row.video["fps"] > 0 else total - 1, row)]
+    fps = row.video["fps"]
+    ends = [clock(0, fps), clock(total if fps > 0 else total - 1, fps)]
     alt = f"{len(row.indices)} clips, frames {row.indices.min()} to {row.indices.max()} of {total}"
     return (
         f'<svg class="time" role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" height="{height}" '
@@ -237,7 +239,7 @@ def _crops(row: Prediction) -> str:
     count, side = row.config["crops"], row.config["size"]
     items = []
     for number, (x, y, width, height) in enumerate(row.boxes, 1):
-        picture = _image(row.poster[y : y + height, x : x + width], f"Crop {number} of the middle frame")
+        picture = image(row.poster[y : y + height, x : x + width], f"Crop {number} of the middle frame")
         items.append(f"<li>{picture}</li>")
     what = f"{count} crops" if count > 1 else "The centre crop"
     width, height = row.frame_size
@@ -249,8 +251,8 @@ def _crops(row: Prediction) -> str:
 # Facts ---------------------------------------------------------------------------------------------------------------
 
 
-def _video_facts(row: Prediction) -> dict[str, str]:
-    video = row.video
+def video_facts(video: Mapping[str, Any]) -> dict[str, str]:
+    """Path, size and length of a video (path, width, height, fps, frames), for :func:`fact_list`."""
     seconds = times([video["frames"]], video["fps"])
     length = f"{video['frames']} frames" + (f", {seconds[0]:.2f} s at {video['fps']:.6g} fps" if seconds else "")
     return {"Video": escape(video["path"]), "Size": f"{video['width']} × {video['height']}", "Length": length}
@@ -261,8 +263,8 @@ def _timings(row: Prediction) -> dict[str, str]:
     return {escape(title): f"{row.seconds[key]:.2f} s" for title, key in parts.items()}
 
 
-def _model(row: Prediction) -> str:
-    model = row.model
+def model_card(model: Mapping[str, Any], weights: str) -> str:
+    """What is known of a model, from :func:`~videozoo.prediction.model_facts`."""
     config = resolve_data_config(pretrained_cfg=model)  # the checkpoint's own, where row.config may be its short form
     facts = {
         "Name": escape(model["full_name"]),
@@ -273,7 +275,7 @@ def _model(row: Prediction) -> str:
         "Test protocol": _words(describe_protocol(config)),
         "Published": _published(model),
         "Pretraining": escape(model.get("pretrain") or ""),
-        "Weights": escape(row.weights),
+        "Weights": escape(weights),
         "Licence": escape(model.get("license") or ""),
         "Paper": web_link(model.get("paper") or ""),
         "Source": web_link(model.get("origin_url") or ""),
@@ -332,7 +334,8 @@ def _data_uri(picture: np.ndarray, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _image(picture: np.ndarray, alt: str, quality: int = 78) -> str:
+def image(picture: np.ndarray, alt: str, quality: int = 78) -> str:
+    """An embedded picture, uint8 ``(H, W, 3)``."""
     height, width = picture.shape[:2]
     return f'<img src="{_data_uri(picture, quality)}" width="{width}" height="{height}" alt="{escape(alt)}">'
 
@@ -351,9 +354,9 @@ def percent(probability: float) -> str:
     return "< 0.1 %" if probability < 0.0005 else f"{100 * probability:.1f} %"
 
 
-def _moment(number: int, row: Prediction) -> str:
-    """Time of a frame in the video, its number where the speed is unknown."""
-    seconds = times([number], row.video["fps"])
+def clock(number: int, fps: float) -> str:
+    """Time of a frame in the video, its number where the speed is unknown (0)."""
+    seconds = times([number], fps)
     if seconds is None:
         return f"frame {number}"
     minutes, rest = divmod(seconds[0], 60)
