@@ -1,6 +1,6 @@
 """Fine-tune a published model on your own videos with a loop of your own: the pieces behind 'videozoo finetune'.
 
-    python examples/finetune.py DIR --model tsm_r50_k400          DIR has train/CLASS/*.mp4 and val/CLASS/*.mp4
+python examples/finetune.py DIR --model tsm_r50_k400          DIR has train/CLASS/*.mp4 and val/CLASS/*.mp4
 """
 
 import argparse

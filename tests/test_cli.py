@@ -73,7 +73,6 @@ def test_the_module_runs_and_knows_its_version():
     "argv, reason",
     [
         ([], "COMMAND"),
-        (["predict", VIDEO], "--model"),
         (["predict", VIDEO, "-m", MODEL, "--topk", "0"], "'0' is not a number from 1 on"),
         (["predict", VIDEO, "-m", MODEL, "--views", "some"], "invalid choice: 'some'"),
         (["predict", VIDEO, "-m", MODEL, "--pretrained", "--checkpoint", "x.pth"], "give one of them"),

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -122,6 +123,18 @@ def test_persons_come_from_a_detector_where_no_boxes_are_given(run, tmp_path, mo
     assert json.loads(out)["persons"] == []
 
 
+def test_a_person_detector_without_weights_is_told_with_a_remedy(run, monkeypatch):
+    from torchvision.models import detection as theirs
+
+    def offline(**_):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(theirs, "fasterrcnn_resnet50_fpn_v2", offline)
+    code, out, err = run(VIDEO, "--json")
+    assert code == 1 and not out and "Traceback" not in err
+    assert "the weights of fasterrcnn_resnet50_fpn_v2 cannot be downloaded" in err and "give boxes of your own" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
@@ -156,6 +169,20 @@ def test_wrong_models_and_boxes_are_told(run, folder, boxes, tmp_path):
 def test_random_weights_are_called_meaningless(run, boxes):
     code, out, err = run(VIDEO, "--boxes", boxes, "--json", "--no-pretrained")
     assert code == 0 and "random numbers" in err and json.loads(out)["trained"] is False
+
+
+def test_pictures_show_persons_where_they_are_and_unsure_ones_not(folder):
+    model = videozoo.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    table = {0: np.array([[100.0, 50, 200, 150, 0.95], [5, 5, 60, 60, 0.4]])}
+    found = detect_video(model, VIDEO, table, every=2, max_pictures=3, least=0.99)
+    assert [frame for frame, _ in found.pictures] == [0] and found.moments[0].numbers == [0]
+    with open_video(VIDEO) as video:
+        change = np.abs(found.poster.astype(int) - video.get([0])[0]).max(-1) > 30
+    rows, columns = np.nonzero(change)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (50, 150, 100, 200)
+    assert not change[55:145, 105:195].any()
+    both = detect_video(model, VIDEO, table, every=2, min_score=0.3)
+    assert both.moments[0].numbers == [0, 1]
 
 
 def test_memory_does_not_grow_with_the_video(folder):

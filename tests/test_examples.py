@@ -12,8 +12,10 @@ import numpy as np
 import parity
 import pytest
 import torch
+from moving_blocks import MOVES, moving_block, write_video
 
 import videozoo
+from videozoo.checkpoint import load_state_dict
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -109,6 +111,25 @@ def test_custom_architecture(tmp_path):
     assert {label for label, _ in labels} == {"still", "moving"} and abs(sum(p for _, p in labels) - 1) < 1e-6
     config = json.loads((tmp_path / "my-model" / "config.json").read_text())
     assert config["architecture"] == "tiny_w16" and config["pretrained_cfg"]["sampling"] == {"frames": 8, "stride": 2}
+
+
+def test_finetune(tmp_path):
+    torch.manual_seed(0)
+    architecture = "mc3_r18w16_8x4"
+    videozoo.save_pretrained(videozoo.create_model(architecture), tmp_path / "weights")
+    for split, numbers in (("train", (0, 1)), ("val", (4,))):
+        for right, name in MOVES:
+            for number in numbers:
+                write_video(tmp_path / "moves" / split / name / f"{number}.mp4", moving_block(right, number))
+    weights = tmp_path / "weights" / "model.safetensors"
+    options = ["--model", architecture, "--checkpoint", weights, "--epochs", 3, "--out", "mine"]
+    out = succeed(tmp_path, "finetune", "moves", *options).splitlines()
+    assert [line.split(":")[0] for line in out] == ["epoch 1", "epoch 2", "epoch 3"] and "validation top-1" in out[2]
+    model = videozoo.create_model(f"local-dir:{tmp_path / 'mine'}", pretrained=True).eval()
+    assert model.pretrained_cfg["label_names"] == ["left", "right"]
+    before, after = load_state_dict(weights), model.state_dict()
+    assert before["fc.weight"].shape == (400, 128) and after["fc.weight"].shape == (2, 128)
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"]), "all layers learn after the probe"
 
 
 def test_load_mmaction2_run(tmp_path, own_run):

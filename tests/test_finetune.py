@@ -1,31 +1,25 @@
 """Whole training runs: from a folder of videos to a folder that loads, with interruptions, freezing and processes."""
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from moving_blocks import INPUT, SIZE, write_videos
 from PIL import Image
 
 import videozoo
-from videozoo.cli import main
 from videozoo.data.datasets import load_dataset
 from videozoo.data.folders import load_folder
 from videozoo.models.r2plus1d import full_block
 from videozoo.models.resnet2d import ResNet2d, plain_block
 from videozoo.models.resnet3d import ResNet3d, Stem, stage_kernels
+from videozoo.models.slowfast import SlowFast
 from videozoo.training import TrainConfig, TrainingError, finetune, prepare_model
 from videozoo.training import run as run_module
 
-SIZE, FRAMES = 32, 8
-INPUT = {"size": SIZE, "resize": SIZE, "clips": 1, "crops": 1}
 PLAIN = {"hflip": 0.0, "train_crop": "center"}
-ROOT = Path(videozoo.__file__).parent.parent
 
 
 @videozoo.register_model
@@ -45,41 +39,19 @@ def narrow3d_8x1(*, num_classes=400, in_chans=3, drop_rate=0.0):
     )
 
 
+@videozoo.register_model
+def shallow_slowfast_2x4(*, num_classes=400, in_chans=3, drop_rate=0.0):
+    """A SlowFast network of few layers."""
+    options = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
+    return SlowFast(18, 18, alpha=4, lateral_kernel=5, **options)
+
+
 # Videos --------------------------------------------------------------------------------------------------------------
-
-
-def moving_block(right: bool, seed: int, count: int = 12) -> np.ndarray:
-    """uint8 frames (T, H, W, 3): a bright block over a dark ground that moves to one side; the ground tells nothing."""
-    rng = np.random.default_rng(seed)
-    frames = np.full((count, SIZE, SIZE + 16, 3), rng.integers(0, 80, 3), np.uint8)
-    y, color = rng.integers(4, 16), rng.integers(160, 256, 3)
-    for t in range(count):
-        x = 2 + 3 * t if right else SIZE + 2 - 3 * t
-        frames[t, y : y + 10, max(x, 0) : x + 10] = color
-    return frames
-
-
-def write_video(path: Path, frames: np.ndarray) -> None:
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode())
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Four videos a class for training and two for validation."""
-    root = tmp_path_factory.mktemp("moves")
-    for split, numbers in (("train", range(4)), ("val", range(4, 6))):
-        for right, name in ((False, "left"), (True, "right")):
-            for number in numbers:
-                write_video(root / split / name / f"{number}.mp4", moving_block(right, 10 * number + right))
-    return root
+    return write_videos(tmp_path_factory.mktemp("moves"))
 
 
 @pytest.fixture(scope="module")
@@ -131,18 +103,16 @@ def assert_same_weights(a, b):
         ("narrow2d_f8", {"input": INPUT | {"segments": 4, "clips": 4}}),
         ("narrow3d_8x1", {}),
         (
-            "slowfast_r50_8x8",
-            {"input": INPUT | {"num_frames": 8, "stride": 1, "clips": 1, "crops": 1}, "epochs": 12, "precise_bn": 1},
+            "shallow_slowfast_2x4",
+            {"input": INPUT | {"num_frames": 8, "stride": 1}, "epochs": 6, "lr": 1e-3},
         ),
     ],
 )
 def test_eight_clips_are_learnt_by_heart(name, changes, videos, data, tmp_path):
     """2-D, 3-D and two-pathway networks; the 2-D one sees no motion, but where the blocks are."""
-    config = settings(
-        **{"epochs": 20, "batch_size": 8, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.0, **changes}
-    )
-    result = train_on((data[0], None), tmp_path, config, name)
-    assert result.history[-1]["loss"] < 0.1 < 0.5 < result.history[0]["loss"]
+    shared = {"epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.0, "precise_bn": 1}
+    result = train_on((data[0], None), tmp_path, settings(**{**shared, **changes}), name)
+    assert result.history[-1]["loss"] < 0.25 < 0.5 < result.history[0]["loss"]
     model = videozoo.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     right = sum(
         videozoo.predict(model, data[0].path(number), topk=1)[0][0] == data[0].class_names[sample.label]
@@ -171,10 +141,11 @@ def test_eight_clips_of_flow_are_learnt_by_heart(tmp_path):
     flow = {"num_frames": 5, "stride": 1, "segments": 1, "clips": 1, "crops": 1}
     config = settings(epochs=15, batch_size=8, optimizer="adamw", lr=2e-3, input=INPUT | flow)
     torch.manual_seed(0)
-    model = prepare_model("tsn_r50_f3_k400_flow", train, config, pretrained=False)
+    facts = {"architecture": "narrow2d_f8"}  # in place of the entry's ResNet-50
+    model = prepare_model("tsn_r50_f3_k400_flow", train, config, pretrained=False, pretrained_cfg_overlay=facts)
     assert model.pretrained_cfg["modality"] == "flow" and model.num_classes == 2
     result = finetune(model, train, None, tmp_path / "run", config, device="cpu")
-    assert result.history[-1]["loss"] < 0.1
+    assert result.history[-1]["loss"] < 0.25
 
 
 def test_probe_then_whole_network(data, tmp_path):
@@ -246,6 +217,14 @@ def test_accumulated_passes_equal_one_large_batch(data, tmp_path):
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
+@pytest.mark.parametrize(
+    ("name", "task"), [("slowonly_r50_4x16_ava21", "detection"), ("slowonly_roi_r50_4x16", "detection")]
+)
+def test_only_classifiers_are_prepared_for_classes(name, task, data):
+    with pytest.raises(ValueError, match=f"{name} is a network for {task}, a classifier of whole videos is expected"):
+        prepare_model(name, data[0], settings(), pretrained=False)
+
+
 # Interruptions -------------------------------------------------------------------------------------------------------
 
 
@@ -253,9 +232,10 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 3, 4, 5])
+@pytest.mark.parametrize("after", [1, 3, 5, 6, 7])
 def test_resumed_run_equals_an_uninterrupted_one(after, data, tmp_path, monkeypatch):
-    """Killed within an epoch or at its end, in the probe or after it: same losses, same weights."""
+    """Killed before the first step, in an epoch, before or after its validation, in the probe or after it: same losses,
+    same weights."""
     config = settings(
         epochs=4, probe_epochs=1, batch_size=2, checkpoint_every=1, dropout=0.5, mixup=0.4, ema=0.9, momentum=0.9
     )
@@ -276,6 +256,58 @@ def test_resumed_run_equals_an_uninterrupted_one(after, data, tmp_path, monkeypa
         assert {k: a[k] for k in ("epoch", "lr", "loss", "top1")} == {k: b[k] for k in ("epoch", "lr", "loss", "top1")}
     assert_same_weights(tmp_path / "whole" / "last", tmp_path / "parts" / "last")
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_between_the_files_that_an_epoch_leaves(data, tmp_path, monkeypatch):
+    """The model of the first epoch is written, its checkpoint is not: the same call makes both again."""
+    save = run_module._Run._save_models
+
+    def save_and_die(self, is_best):
+        save(self, is_best)
+        (tmp_path / ".checkpoint.pt.0123456789ab.tmp").write_bytes(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_module._Run, "_save_models", save_and_die)
+        train_on(data, tmp_path, settings(epochs=2))
+    assert [row["epoch"] for row in train_on(data, tmp_path, settings(epochs=2)).history] == [1, 2]
+    assert not list(tmp_path.glob(".*")), "what the killed process had not finished"
+
+
+def test_killed_in_validation(data, tmp_path, monkeypatch):
+    """The epoch is not trained again: its checkpoint is older than the validation."""
+    config = settings(epochs=1, precise_bn=1)
+    whole = train_on(data, tmp_path / "whole", config)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("videozoo.training.tasks.evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(Killed()))
+        train_on(data, tmp_path / "parts", config)
+    lines = []
+    rest = train_on(data, tmp_path / "parts", config, log=lines.append)
+    assert "going on after 0 epochs and 2 of 2 steps" in lines[0]
+    assert {**rest.history[0], "seconds": 0, "clips_per_second": 0} == {
+        **whole.history[0],
+        "seconds": 0,
+        "clips_per_second": 0,
+    }
+    assert rest.history[0]["seconds"] > 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_restarted_run_that_is_killed_does_not_go_on_with_the_old_one(data, tmp_path, monkeypatch):
+    train_on(data, tmp_path, settings(epochs=1))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_module._Run, "_train_epoch", lambda *args: (_ for _ in ()).throw(Killed()))
+        train_on(data, tmp_path, settings(epochs=1), restart=True)
+    lines = []
+    train_on(data, tmp_path, settings(epochs=1), log=lines.append)
+    assert "going on after 0 epochs and 0 of 2 steps" in lines[0]
+
+
+def test_longer_patience_goes_on_with_a_stopped_run(data, tmp_path, monkeypatch):
+    scores = iter([50.0, 40.0, 60.0, 30.0])
+    monkeypatch.setattr(run_module._Run, "_validate", lambda self: {"top1": next(scores)})
+    assert len(train_on(data, tmp_path, settings(epochs=4, patience=1)).history) == 2
+    assert len(train_on(data, tmp_path, settings(epochs=4, patience=2)).history) == 4
 
 
 def test_folders_of_other_runs_are_refused(data, tmp_path):
@@ -306,8 +338,21 @@ def test_early_stop_and_best_model(data, tmp_path, monkeypatch):
 
 
 def test_loss_that_is_no_number_stops_the_run(data, tmp_path):
-    with pytest.raises(TrainingError, match="smaller lr"):
-        train_on(data, tmp_path, settings(lr=1e12, clip_grad=0.0))
+    with pytest.raises(TrainingError, match="the loss is nan .* smaller lr"):
+        train_on(data, tmp_path / "loss", settings(lr=1e12, clip_grad=0.0))
+    with pytest.raises(TrainingError, match="epoch 1 cannot be validated.*smaller lr"):
+        train_on(data, tmp_path / "scores", settings(lr=1e36, batch_size=8))
+
+
+@pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])
+def test_seeds(seed, same, data, tmp_path):
+    """Equal seeds give equal runs, whoever decodes; other ones begin and go on differently."""
+    shared = {"epochs": 1, "dropout": 0.5, "mixup": 0.4, "data": {"hflip": 0.5, "flip_labels": ()}}
+    one = train_on(data, tmp_path / "one", settings(**shared))
+    two = train_on(data, tmp_path / "two", settings(**shared, seed=seed, workers=1))
+    assert (one.history[0]["loss"] == two.history[0]["loss"]) == same
+    if same:
+        assert_same_weights(tmp_path / "one", tmp_path / "two")
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -327,102 +372,9 @@ def test_unreadable_videos_are_named_once(videos, tmp_path, capsys):
     val = load_folder(root, "val", class_names=train.class_names)
     result = train_on((train, val), tmp_path / "run", settings(epochs=3))
     err = capsys.readouterr().err
-    assert err.count(str(broken[0])) == 1 and err.count("right/9.mp4") == 1
+    assert err.count(f"{broken[0]} cannot be read and is replaced by another video") == 1
+    assert err.count(f"{broken[1]} cannot be read and is left out of the validation") == 1
     assert result.history[-1]["top1"] >= 0
-
-
-# The command line ----------------------------------------------------------------------------------------------------
-
-
-TINY = [
-    "--input",
-    "size=32",
-    "resize=32",
-    "segments=4",
-    "clips=4",
-    "crops=1",
-    "--transform",
-    "hflip=0",
-    "--device",
-    "cpu",
-]
-TINY += ["--epochs", "2", "--probe-epochs", "1", "--batch-size", "4"]
-
-
-def test_command_line_from_videos_to_prediction(videos, tmp_path, capsys):
-    """finetune, then info, predict and eval on what it leaves; the second call finds the run finished."""
-    run = tmp_path / "run"
-    command = ["finetune", str(videos), "--model", "tsn_r18_f8", "--no-pretrained", "--out", str(run), *TINY]
-    assert main(command) == 0
-    err = capsys.readouterr().err
-    assert "learning rate 0.000625 (0.01 for 64 clips, scaled)" in err and "epoch 2/2" in err
-    assert (run / "labels.txt").read_text() == "left\nright\n"
-    assert (run / "curves.svg").read_text().startswith("<svg")
-    assert "tsn_r18_f8" in (run / "README.md").read_text()
-    rows = list(csv.DictReader((run / "log.csv").open()))
-    assert [row["epoch"] for row in rows] == ["1", "2"] and float(rows[0]["top1"]) >= 0
-    assert main(command) == 0
-    assert "epoch 2/2" not in capsys.readouterr().err
-
-    assert main(["predict", str(videos / "val/left/4.mp4"), "--model", f"local-dir:{run}"]) == 0
-    out = capsys.readouterr().out
-    assert "left" in out and "right" in out
-    assert main(["eval", f"local-dir:{run}", "--data", str(videos)]) == 0
-    kept = max(rows, key=lambda row: (float(row["top1"]), int(row["epoch"])))
-    assert f"{float(kept['top1']):.2f}" in capsys.readouterr().out
-
-
-def test_command_line_holds_out_and_warns_of_leaks(videos, tmp_path, capsys):
-    root = tmp_path / "data"
-    for split in ("train", "val"):
-        for number, path in enumerate(sorted((videos / "train").glob("*/*.mp4"))):
-            if split == "train" or number == 0:
-                copy = root / split / path.parent.name / path.name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(path.read_bytes())
-    shared = ["--model", "tsn_r18_f8", "--no-pretrained", *TINY, "--epochs", "1"]
-    assert main(["finetune", str(root), "--out", str(tmp_path / "a"), *shared]) == 0
-    assert "1 validation videos are also trained on" in capsys.readouterr().err
-    assert main(["finetune", str(root), "--out", str(tmp_path / "b"), "--hold-out", "0.25", *shared]) == 0
-    assert "6 training videos, 2 for validation" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--model", "slowfast_r50"], "slowfast_r50"),
-        (["--model", "tsn_r18_f8"], "weights"),
-        (["--model", "tsn_r18_f8", "--no-pretrained", "--transform", "hlfip=0"], "hflip"),
-        (["--model", "tsn_r18_f8", "--no-pretrained", "--input", "hflip=0"], "input"),
-        (["--model", "tsn_r18_f8", "--no-pretrained", "--recipe", "tns"], "no recipe 'tns'"),
-        (["--model", "tsn_r18_f8", "--no-pretrained", "--epochs", "0"], "epochs=0"),
-    ],
-)
-def test_wrong_usage_is_told_in_one_sentence(options, message, videos, tmp_path, capsys):
-    assert main(["finetune", str(videos), "--out", str(tmp_path / "run"), *options]) == 1
-    err = capsys.readouterr().err
-    assert message in err and "Traceback" not in err
-
-
-# Processes -----------------------------------------------------------------------------------------------------------
-
-
-def test_two_processes_equal_one(videos, tmp_path):
-    """The same global batch, with batch norms at rest: they see each process's clips."""
-    options = ["--model", "tsn_r18_f8", "--no-pretrained", *TINY, "--freeze-bn", "statistics", "--dropout", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1"}
-    command = ["-m", "videozoo", "finetune", str(videos), *options]
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
-    for launch, size, name in ((two, 2, "two"), ([sys.executable, *command], 4, "one")):
-        call = [*launch, "--batch-size", str(size), "--out", str(tmp_path / name)]
-        done = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("epoch 2/2") == 1
-    one, two = (weights(tmp_path / name / "last") for name in ("one", "two"))
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5, msg=key)
-    losses = [[row["loss"] for row in csv.DictReader((tmp_path / n / "log.csv").open())] for n in ("one", "two")]
-    np.testing.assert_allclose(np.array(losses[0], float), np.array(losses[1], float), rtol=1e-5)
 
 
 def test_registered_data_sets_train_too(videos, tmp_path):

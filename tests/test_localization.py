@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from localization_data import generated_videos
 from parity import clip, read_case, relative_error, write_checkpoint
 
 import videozoo
@@ -345,20 +346,6 @@ def test_loss_of_ssn_looks_at_the_hardest_incomplete_proposals():
     assert loss["completeness"].item() == pytest.approx((0.75 + 1.5) / 2)
     assert loss["regression"].item() == pytest.approx(2 * 1.5)
     assert loss["loss"].item() == pytest.approx(np.log(4) + 0.1 * 2.25 / 2 + 0.1 * 3)
-
-
-def generated_videos(count, width=8, positions=20, seed=0, shift=0.0):
-    """Features with a mark inside each segment and at its borders, and the segments, `shift` positions later."""
-    rng = np.random.default_rng(seed)
-    features = 0.3 * rng.standard_normal((count, width, positions)).astype(np.float32)
-    segments = []
-    for video in features:
-        start, length = rng.integers(1, positions // 2), rng.integers(3, positions // 2 - 1)
-        video[0, start : start + length] += 2
-        video[1, start] += 2
-        video[2, start + length] += 2
-        segments.append([((start + shift) / positions, (start + length + shift) / positions)])
-    return torch.from_numpy(features), segments
 
 
 def auc(proposals, segments):

@@ -130,6 +130,7 @@ def published_settings(row):
 def test_every_published_configuration_is_a_recipe():
     assert len(ROWS) == 117
     configurations = set(list_recipes(configurations=True)) - set(list_recipes())
+    configurations = {name for name in configurations if "_ava_rgb" not in name}  # see test_detection_training.py
     assert configurations == {row["config"] for row in ROWS}
 
 
@@ -138,7 +139,7 @@ def test_numbers_are_the_published_ones(row):
     found = recipe(row["config"])
     expected = published_settings(row)
     assert {key: getattr(found, key) for key in expected} == expected
-    assert set(found.to_dict()) - set(expected) <= FREE
+    assert set(found.to_dict()) - set(expected) - {"input"} <= FREE and not found.input
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if "load ckpt" in r["weights"]], ids=lambda row: row["config"])

@@ -286,7 +286,8 @@ def _by_any_name() -> dict[str, str]:
             declared[entry.name] = entry.full_name
         for name in filter(None, (entry.alias, *entry.upstream)):
             declared[name] = entry.full_name
-        files.setdefault(entry.url.rsplit("/", 1)[-1].rsplit(".", 1)[0], []).append(entry.full_name)
+        if entry.url:
+            files.setdefault(entry.url.rsplit("/", 1)[-1].rsplit(".", 1)[0], []).append(entry.full_name)
     return {name: full[0] for name, full in files.items() if len(full) == 1} | declared
 
 

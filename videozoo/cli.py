@@ -1,4 +1,4 @@
-"""The command line: ``videozoo predict | detect | list | info | convert | download | eval | finetune | data``.
+"""The command line: ``videozoo COMMAND``, see ``videozoo --help``.
 
 Torch and decoders are imported inside the commands that need them, so that help and wrong usage answer at once.
 """
@@ -21,11 +21,13 @@ from .data.cli import add_data_commands
 from .detection.cli import add_detect_command
 from .evaluation.cli import add_eval_command
 from .features.cli import add_features_command
+from .localization.cli import add_localize_command
 from .training.cli import add_finetune_command
 
 if TYPE_CHECKING:
     from .prediction import Prediction
 
+MAX_LABELS = 10  # of a saved model's classes that are named
 DEFAULT_MODEL = "mc3_r18w16_8x4_camera_motion"  # its weights come with the package
 
 
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_predict,
         add_detect_command,
         add_features_command,
+        add_localize_command,
         _add_list,
         _add_info,
         _add_convert,
@@ -313,7 +316,7 @@ def _print_table(rows: list[list[str]], right: Sequence[int] = ()) -> None:
 
 
 def info(args: argparse.Namespace) -> int:
-    """Print the facts of an entry or a bare architecture."""
+    """Print the facts of an entry, a bare architecture or a saved model."""
     from . import catalog, factory
 
     facts = factory.model_info(args.name)
@@ -344,16 +347,20 @@ def _info_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     from .report import describe_metrics
 
     config = resolve_data_config(pretrained_cfg=facts)
-    dataset = catalog.datasets()[facts["dataset"]].get("title", facts["dataset"])
+    dataset = catalog.datasets().get(facts["dataset"], {}).get("title", facts["dataset"])
+    labels = facts.get("label_names") or []  # of a saved model
+    shown = ", ".join(labels[:MAX_LABELS]) + (f" and {len(labels) - MAX_LABELS} more" if labels[MAX_LABELS:] else "")
+    measured = "measured" if facts["name"].startswith(("local-dir:", "hf-hub:")) else "published"
     published = [
-        ("published", describe_metrics(row) + (f", {row['origin']}" if row.get("origin") else ""))
+        (measured, describe_metrics(row) + (f", {row['origin']}" if row.get("origin") else ""))
         for row in facts["metrics"]
     ]
     return [
         ("architecture", f"{facts['architecture']} (family {facts['family']})"),
         ("parameters", params),
         ("task", f"{facts['task']}, {facts['modality']}" + (", several labels" if facts["multi_label"] else "")),
-        ("data set", f"{dataset}, {facts['num_classes']} classes"),
+        ("data set" if dataset else "", f"{dataset}, {facts['num_classes']} classes" if dataset else ""),
+        ("classes", shown or ("" if dataset else str(facts["num_classes"]))),
         ("input", describe_input(config)),
         ("protocol", describe_protocol(config)),
         *published,
@@ -362,7 +369,7 @@ def _info_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("licence", facts["license"]),
         ("paper", facts["paper"]),
         ("source", facts["origin_url"]),
-        ("weights", facts["url"]),
+        ("weights", facts["url"] or "with the package" * bool(facts.get("packaged"))),
         ("sha256", f"{facts['hash_prefix']}..." if facts["hash_prefix"] else ""),
         ("Hub", facts["hf_hub_id"]),
         ("alias", facts["alias"]),
@@ -440,6 +447,8 @@ def _names_to_download(names: Sequence[str]) -> list[str]:
 
 def _fetch(name: str, cache_dir: str | None) -> dict[str, Any]:
     from . import hub
+    from .catalog import packaged_weights
+    from .checkpoint import load_state_dict
     from .convert import convert as convert_keys
     from .factory import get_pretrained_cfg
     from .names import split_scheme
@@ -452,4 +461,6 @@ def _fetch(name: str, cache_dir: str | None) -> dict[str, Any]:
         hub.hub_config(repo, revision or None, cache_dir)
         return hub.hub_state(repo, revision or None, cache_dir)
     entry = get_pretrained_cfg(name)
+    if entry.packaged:
+        return load_state_dict(packaged_weights(entry.packaged))
     return hub.pretrained_state(entry, lambda state: convert_keys(state, entry.conversion), cache_dir=cache_dir)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EXPECTED = (ValueError, OSError, ImportError)  # told in one sentence; anything else is a bug and shows its traceback
@@ -23,6 +26,20 @@ def fail(error: BaseException, debug: bool, subject: str = "") -> None:
         traceback.print_exception(error)
     text = str(error) or type(error).__name__
     say(f"{subject}: {text}" if subject and subject not in text else text)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Being told to stop by torchrun or a scheduler ends the block as Ctrl-C does, so that it can tidy up."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def dumps(value: Any) -> str:

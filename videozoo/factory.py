@@ -148,7 +148,9 @@ def _count(architecture: str, args: str) -> int:
 
 
 def model_info(name: str) -> dict[str, Any]:
-    """Facts of an entry or architecture as a plain dict: its entry's fields, ``params`` and ``full_name``."""
+    """Facts of an entry, architecture or saved model as a plain dict: its entry's fields, ``params``, ``full_name``."""
+    if names.split_scheme(name)[0]:
+        return _saved_info(name)
     entry = catalog.find_entry(name)
     if entry is None and registry.is_architecture(name):
         model = _build(name, {})
@@ -156,6 +158,16 @@ def model_info(name: str) -> dict[str, Any]:
                 "in_chans": model.in_chans, "params": sum(p.numel() for p in model.parameters())}  # fmt: skip
     entry = entry or get_pretrained_cfg(name)
     return {"full_name": entry.full_name, **entry.to_dict(), "params": count_parameters(entry)}
+
+
+def _saved_info(name: str) -> dict[str, Any]:
+    """Facts of a model in a folder or a Hub repository, in the form of an entry's, with its ``label_names``."""
+    architecture, cfg, _ = _resolve(name, False, None)
+    own = {key: value for key, value in cfg.items() if key in catalog.FIELDS}
+    defaults = {"tag": "", "family": registry.module_of(architecture), "dataset": ""}
+    entry = Entry(**{**defaults, **own, "name": name, "architecture": architecture})
+    facts = {**entry.to_dict(), "label_names": catalog.label_names(cfg), "params": count_parameters(entry)}
+    return {"full_name": name, **facts, "tag": ""}
 
 
 def model_table(filter: str | Sequence[str] = "", **kwargs: Any) -> list[dict[str, Any]]:

@@ -31,8 +31,8 @@ from .hub_card import model_card
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _SOURCE_FIELDS = frozenset(  # of a pretrained_cfg: where weights came from and how entries are found, not what they are
-    "url hash_prefix container conversion surplus_classes file packaged state_dict hf_hub_id hf_hub_filename revision sha256 "
-    "default alias upstream".split()
+    "url hash_prefix container conversion surplus_classes file packaged state_dict hf_hub_id hf_hub_filename revision "
+    "sha256 default alias upstream".split()
 )
 _log = logging.getLogger(__name__)
 

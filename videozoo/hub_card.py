@@ -6,6 +6,7 @@ from typing import Any
 _HUB_LICENSES = frozenset(
     "apache-2.0 mit bsd-2-clause bsd-3-clause cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0".split()
 )
+MAX_CLASSES = 50  # that are named
 
 
 def model_card(config: Mapping[str, Any], repo_id: str, parameters: int) -> str:
@@ -27,6 +28,14 @@ def model_card(config: Mapping[str, Any], repo_id: str, parameters: int) -> str:
         **_license(cfg.get("license", "")),
     )
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_body(config, cfg, repo_id, parameters)) + "\n"
+
+
+def _classes(config: Mapping[str, Any]) -> str:
+    """Their number, and their names where they are few and those of no known data set."""
+    names = config.get("label_names") or []
+    if len(names) > MAX_CLASSES or config.get("pretrained_cfg", {}).get("dataset") or not names:
+        return str(config["num_classes"])
+    return f"{len(names)}: " + ", ".join(names).replace("|", "\\|").replace("\n", " ")
 
 
 def _license(name: str) -> dict[str, str]:
@@ -75,7 +84,7 @@ def _body(config: Mapping[str, Any], cfg: Mapping[str, Any], repo_id: str, param
     yield "| | |\n|---|---|"
     yield f"| architecture | {config['architecture']} |"
     yield f"| parameters | {parameters / 1e6:.1f} M |"
-    yield f"| classes | {config['num_classes']} |"
+    yield f"| classes | {_classes(config)} |"
     for title, key in (("training data", "dataset"), ("pretraining", "pretrain"), ("licence", "license")):
         if cfg.get(key):
             yield f"| {title} | {cfg[key]} |"
@@ -84,6 +93,9 @@ def _body(config: Mapping[str, Any], cfg: Mapping[str, Any], repo_id: str, param
             yield f"| {title} | {cfg[key]} |"
     results = list(_results(cfg))
     if results:
-        yield "\n## Published results\n"
+        yield "\n## Published results\n" if cfg.get("name") else "\n## Results\n"
+        origins = dict.fromkeys(row["origin"] for row in cfg["metrics"] if row.get("origin") and not cfg.get("name"))
+        if origins:
+            yield f"As {', '.join(origins)}.\n"
         yield "| metric | value | protocol |\n|---|---|---|"
         yield from (f"| {metric} | {value:g} | {protocol} |" for metric, value, protocol in results)

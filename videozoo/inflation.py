@@ -180,5 +180,5 @@ def _imagenet_state(network: str, cache_dir: Any) -> dict[str, Tensor]:
     except DownloadError as error:
         raise DownloadError(
             f"The ImageNet weights of {network} are not in the cache ({target}) and could not be fetched: {error} "
-            "fetch it on a machine that has the network, and copy it there."
+            "Fetch it on a machine that has the network, and copy it there."
         ) from error

@@ -200,7 +200,7 @@ def protocol_transform(model: nn.Module, views: str) -> ClipTransform:
 
 
 @contextmanager
-def open_source(source: Any, reader: str, modality: str) -> Iterator[tuple[VideoReader, float]]:
+def open_source(source: Any, reader: str, modality: str, num_threads: int = 0) -> Iterator[tuple[VideoReader, float]]:
     """The open video and the seconds that opening took; a reader that came open stays open."""
     if isinstance(source, (str, os.PathLike)):
         start = time.perf_counter()
@@ -211,10 +211,10 @@ def open_source(source: Any, reader: str, modality: str) -> Iterator[tuple[Video
         elif modality == "flow" and os.path.isfile(source):
             from .data.flow import FlowReader
 
-            with open_video(source, reader=reader) as video:
+            with open_video(source, reader=reader, num_threads=num_threads) as video:
                 yield FlowReader(video), time.perf_counter() - start
         else:
-            with open_video(source, reader=reader, modality=modality) as video:
+            with open_video(source, reader=reader, modality=modality, num_threads=num_threads) as video:
                 yield video, time.perf_counter() - start
     elif hasattr(source, "get") and hasattr(source, "__len__") and not isinstance(source, Mapping):
         yield source, 0.0

@@ -6,9 +6,12 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from .audio import AudioTransform, Sound, audio_views, load_sound
+    from .camera_motion import make_camera_motion
     from .config import DATA_DEFAULTS, TRAIN_DEFAULTS, resolve_data_config, resolve_model_data_config
     from .datasets import Dataset, load_dataset
     from .flow import FlowReader, compute_flow, write_flow
+    from .folders import hold_out, load_folder
+    from .leaks import find_leaks
     from .pyav import PyAVReader
     from .reader import ArrayReader, ImageFolderReader, TorchcodecReader, VideoError, VideoReader, open_video
     from .resize import rescale_size, resize_bilinear_cv2
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "audio": ("AudioTransform", "Sound", "audio_views", "load_sound"),
     "config": ("DATA_DEFAULTS", "TRAIN_DEFAULTS", "resolve_data_config", "resolve_model_data_config"),
+    "camera_motion": ("make_camera_motion",),
     "datasets": ("Dataset", "load_dataset"),
+    "folders": ("hold_out", "load_folder"),
+    "leaks": ("find_leaks",),
     "flow": ("FlowReader", "compute_flow", "write_flow"),
     "pyav": ("PyAVReader",),
     "reader": ("ArrayReader", "ImageFolderReader", "TorchcodecReader", "VideoError", "VideoReader", "open_video"),
@@ -62,9 +68,13 @@ __all__ = [
     "ava_clip",
     "compute_flow",
     "create_transform",
+    "find_leaks",
+    "hold_out",
     "dense_clips",
     "load_dataset",
+    "load_folder",
     "load_sound",
+    "make_camera_motion",
     "open_video",
     "proposal_clips",
     "rescale_size",

@@ -46,7 +46,7 @@ _RARE = (2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 
 EVALUATED = tuple(number for number in ACTIONS if number not in _RARE)  # the 60 of the official label map
 WHOLE_FRAME = np.array([[0.0, 0.0, 1.0, 1.0, 1.0]])  # the proposal of a key frame in which nobody was found
 MIN_SCORE, MAX_PROPOSALS = 0.9, 1000
-SHORT_SIDES = (256, 320)  # of training clips, before they are cropped
+LONGEST = 1.25  # times config["resize"]: largest short side of training clips before they are cropped
 PathLike = str | os.PathLike[str]
 
 
@@ -270,13 +270,19 @@ class KeyFrameTransform:
     """Clip and boxes of a key frame as a detector takes them, by a data config (``resolve_data_config``).
 
     The test shows whole frames with a short side of ``config["resize"]`` pixels; training a random square of
-    ``config["size"]`` from frames with a random short side, mirrored as often as ``config["hflip"]`` says.
+    ``config["size"]`` from frames whose short side is drawn from there to a quarter more, mirrored as often as
+    ``config["hflip"]`` says.
     """
 
-    def __init__(self, config: Mapping[str, Any], is_training: bool = False, short_sides: Sequence[int] = SHORT_SIDES):
+    def __init__(self, config: Mapping[str, Any], is_training: bool = False):
         self.config = dict(config)
         self.is_training = is_training
-        self.short_sides = short_sides
+        resize = config["resize"]
+        if is_training and (not isinstance(resize, int) or resize < config["size"]):
+            raise ValueError(
+                f"resize={resize}, size={config['size']}: clips are cut to squares of size pixels from frames whose "
+                "short side is at least resize, so make it a number from size on."
+            )
 
     def __call__(
         self, video: VideoReader, indices: np.ndarray, boxes: np.ndarray, rng: np.random.Generator | None = None
@@ -313,7 +319,9 @@ class KeyFrameTransform:
         if self.is_training and rng is None:
             raise ValueError("a training transform draws at random: pass rng=numpy.random.default_rng(seed).")
         cfg = self.config
-        short = int(rng.integers(self.short_sides[0], self.short_sides[1] + 1)) if self.is_training else cfg["resize"]
+        short = cfg["resize"]
+        if self.is_training:
+            short = int(rng.integers(short, round(LONGEST * short) + 1))
         if short is not None:
             scale = (-1, short) if isinstance(short, int) else short
             frames = resize(frames, scale, interpolation=cfg["interpolation"], backend=cfg["resize_backend"])
@@ -327,11 +335,10 @@ class KeyFrameTransform:
         self, frames: torch.Tensor, boxes: np.ndarray, rng: np.random.Generator
     ) -> tuple[torch.Tensor, np.ndarray]:
         size, (height, width) = self.config["size"], frames.shape[1:3]
-        w, h = min(size, width), min(size, height)
-        x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-        frames, boxes = crop(frames, (x, y, w, h)), crop_person_boxes(boxes, x, y, w, h)
+        x, y = int(rng.integers(width - size + 1)), int(rng.integers(height - size + 1))
+        frames, boxes = crop(frames, (x, y, size, size)), crop_person_boxes(boxes, x, y, size, size)
         if rng.random() < self.config.get("hflip", 0.5):
-            frames, boxes = flip(frames), flip_person_boxes(boxes, w)
+            frames, boxes = flip(frames), flip_person_boxes(boxes, size)
         return frames, boxes
 
 

@@ -43,6 +43,7 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "color_jitter": None,  # (brightness, contrast, saturation, hue)
     "rand_augment": None,  # (operations, magnitude of 0..30)
     "erasing": 0.0,  # probability that a box of all frames becomes noise
+    "box_jitter": 0.0,  # detectors: share of a person's box by which its sides move at random
 }
 _TOP_KEYS = ("in_chans", "modality", "mean", "std", "value_range", "channel_order", "interpolation", "resize_backend")
 _SAMPLING_KEYS = {"kind": "sampling", "frames": "num_frames"} | {key: key for key in ("stride", "segments", "stack")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,16 @@ class KeyFrames:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def digest(self) -> str:
+        """Of key frames, boxes, proposals and labels, not of their place."""
+        result = hashlib.sha256(repr(self.classes).encode())
+        for frame in self.frames:
+            result.update(f"{frame.video} {frame.second}\n".encode("utf-8", "replace"))
+            for table in (frame.boxes, frame.labels, frame.proposals):
+                result.update(table.tobytes())
+        return result.hexdigest()[:16]
 
 
 def load_detection(

@@ -68,7 +68,7 @@ def load_folder(
         folders = [folder for _, folder in media_folders(root, split, [kind])]
         media = pick_folder([*folders, file.parent], samples, file)
     else:
-        raise FileNotFoundError(_no_split(root, split, annotations))
+        raise FileNotFoundError(_no_split(root, split, annotations, modality))
     if multi_label:
         samples = [replace(s, label=s.label if isinstance(s.label, tuple) else (s.label,)) for s in samples]
     name = root.resolve().name
@@ -232,11 +232,17 @@ def _list_classes(
     return [str(number) for number in range(max(labels, default=-1) + 1)]
 
 
-def _no_split(root: Path, split: str, annotations: PathLike | None) -> str:
+def _no_split(root: Path, split: str, annotations: PathLike | None, modality: str) -> str:
     words = split_words(split)
     if annotations:
         return f"{annotations} has no list of the split {split!r}: write {split}.txt, with a line 'path label' a video."
     others = f" (or {', '.join(words[1:])})" if words[1:] else ""
+    if modality == "flow":
+        return (
+            f"{root} has no split {split!r} of optical flow: make a folder {root / split}{others} with, for each "
+            "class, folders of flow images as videozoo.data.write_flow writes them, or a list "
+            f"{root / split}.txt with a line 'folder images label' for each video."
+        )
     return (
         f"{root} has no split {split!r}: make a folder {root / split}{others} with a folder of videos for each class, "
         f"or a list {root / split}.txt with a line 'path label' for each video."

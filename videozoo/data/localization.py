@@ -83,7 +83,7 @@ def _read_array(path: PathLike) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise AnnotationError(f"{path} is no array that can be read safely ({error}).") from error
+        raise AnnotationError(f"{path} is no array of numbers that can be read safely.") from error
 
 
 def _read_tensor(path: PathLike) -> np.ndarray:

@@ -76,6 +76,8 @@ class PyAVReader(BaseReader):
         self._release()
 
     def _release(self) -> None:
+        """Give up file and decoder at once: a forked process that had to collect its threads later would hang."""
+        self._packets = self._ordered = self._codec = self._stream = self._reformatter = None
         if self._container is not None:
             self._container.close()
             self._container = None

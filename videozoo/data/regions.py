@@ -198,20 +198,29 @@ def write_proposals(videos: Sequence[ProposalVideo]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _segment(pair: Sequence[Any]) -> tuple[float, float]:
+    start, end = map(float, pair)
+    return start, end
+
+
 def read_activitynet_segments(path: PathLike) -> list[Sample]:
     """Videos of `anet_anno_{train,val,test,full}.json`; the label is -1, since proposals know no class.
 
     `extra`: `seconds` and `segments` (start, end, class name) in seconds as published, and `normalized` float64
     `(K, 2)`: fractions of the length that the features cover, clipped to 0..1.
     """
-    samples = []
-    for video, facts in read_json(path).items():
+    samples, table = [], read_json(path)
+    if not isinstance(table, Mapping):
+        raise AnnotationError(f"{path}: expected a table of videos (anet_anno_*.json), got {type(table).__name__}.")
+    for video, facts in table.items():
         try:
             seconds = float(facts["duration_second"])
             covered = float(facts["feature_frame"]) / facts["duration_frame"] * seconds
-            rows = tuple((*map(float, a["segment"]), a["label"]) for a in facts["annotations"])
-        except (KeyError, TypeError) as error:
-            raise AnnotationError(f"{path}, video {video}: wrong or missing field {error}.") from None
+            rows = tuple((*_segment(a["segment"]), a["label"]) for a in facts["annotations"])
+            if not covered > 0:
+                raise ValueError(f"features cover {covered:g} seconds")
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise AnnotationError(f"{path}, video {video}: wrong or missing field ({error}).") from None
         normalized = np.clip(np.array([row[:2] for row in rows]).reshape(-1, 2) / covered, 0, 1)
         extra = {"seconds": seconds, "segments": rows, "normalized": normalized}
         samples.append(Sample(video, -1, int(facts["duration_frame"]), extra=extra))

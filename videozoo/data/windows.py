@@ -67,14 +67,14 @@ class WindowTransform(ClipTransform):
             block = windows_around(centres[start : start + step], total, frames=self.frames, spacing=self.spacing)
             needed = set(block.reshape(-1).tolist())
             held = {number: frame for number, frame in held.items() if number in needed}
-            held |= self._prepared(reader, np.array(sorted(needed - held.keys()), np.int64))
+            held |= self.cropped(reader, np.array(sorted(needed - held.keys()), np.int64))
             for numbers in block:
                 frames = torch.stack([held[number] for number in numbers.tolist()])
                 rows = np.arange(len(numbers))
                 yield gather_frames(frames, rows[None] if self.config["stack"] else rows)
 
-    def _prepared(self, reader: VideoReader, numbers: np.ndarray) -> dict[int, torch.Tensor]:
-        """Frames by number, resized and cropped."""
+    def cropped(self, reader: VideoReader, numbers: np.ndarray) -> dict[int, torch.Tensor]:
+        """Frames uint8 `(H, W, C)` by their (increasing) numbers, resized and cut."""
         total, result = len(reader), {}
         channels = 2 if self.config["modality"] == "flow" else 3
         at_once = int(np.clip(READ_BYTES // (reader.width * reader.height * channels), 1, READ_FRAMES))

@@ -49,11 +49,11 @@ def add_detect_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add(
         "--boxes",
         metavar="FILE",
-        help='persons of the video, {"frames": {"15": [[x1, y1, x2, y2, score], ...]}}; for several videos a folder '
-        "with VIDEO.json for each (default: a detector of persons looks for them)",
+        help='persons of the video in pixels, {"frames": {"15": [[x1, y1, x2, y2, score], ...]}}; for several videos a '
+        "folder with VIDEO.json for each (default: a detector of persons looks for them)",
     )
     add("--detector", default=DETECTOR, metavar="NAME", help=f"torchvision's detector of persons (default {DETECTOR})")
-    add("--min-score", type=_share, default=0.9, metavar="P", help="of a person that counts (default 0.9)")
+    add("--min-score", type=_share, default=0.9, metavar="P", help="score that a person needs to count (default 0.9)")
     add("--every", type=_seconds, default=1.0, metavar="SECONDS", help="from one look to the next (default 1)")
     add("--topk", type=positive, default=3, metavar="N", help="actions shown for a person (default 3)")
     add("--threshold", type=_share, default=0.3, metavar="P", help="probability of an action to be shown (default 0.3)")

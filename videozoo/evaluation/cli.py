@@ -6,20 +6,19 @@ import argparse
 import json
 import math
 import os
-import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import positive
+from ..console import positive, stopped_by_sigterm
 
 if TYPE_CHECKING:
     from ..data.datasets import Dataset
     from ..data.detection import KeyFrames
-    from .result import EvaluationResult
+    from .result import ClassResult, EvaluationResult
 
 TEXT = "measure a model on a data set by its own test protocol, beside the published numbers"
 MAX_LISTED = 20  # failures and changes shown in the terminal
@@ -37,6 +36,9 @@ def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--split", help="part of the data set (default val; of one's own data: test if there is one, else val)")
     add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
     add("--proposals", metavar="FILE", help="detectors: boxes of persons, if they are in no usual place of DIR")
+    add("--pem", metavar="NAME", default="", help="BSN: its second network, where the first is a local-dir: one")
+    add("--features", nargs="+", default=[], metavar="DIR", help="localisers: folder of features, or rgb and flow")
+    add("--class-scores", metavar="FILE", help="localisers: scores of whole videos, which label segments and give mAP")
     add("--classes", type=_count, nargs="+", metavar="ID", help="detectors of some classes: their ids in the data set")
     add("--views", choices=("full", "fast"), default="full", help="the published protocol (default), or one view")
     add("--batch-size", type=positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
@@ -78,7 +80,7 @@ def run_eval(args: argparse.Namespace) -> int:
         path = getattr(args, option)
         if path and Path(path).is_dir():
             args.usage_error(f"--{option.replace('_', '-')} {path} is a folder: name the file to write")
-    with _stopped_by_sigterm(), _processes() as is_first:
+    with stopped_by_sigterm(), _processes() as is_first:
         result = _evaluate(args)
     if is_first:
         print(describe(result), flush=True)
@@ -88,6 +90,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     from ..console import create_from_args, pick_device
+    from ..localization.chain import network_names
     from .fusion import fuse
     from .recognition import evaluate
     from .result import compare
@@ -97,7 +100,8 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
         raise FileNotFoundError(f"{args.data} is no folder: give --data the folder of the data set")
     for folder in filter(None, (args.diff, args.fuse)):
         read_scores(folder)
-    model, weights, _ = create_from_args(args)
+    is_pair = len(network_names(args.model, args.pem)) == 2
+    model, weights, _ = (None, args.model, "") if is_pair else create_from_args(args)
     options = {
         "batch_size": args.batch_size,
         "workers": args.workers,
@@ -109,12 +113,17 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
         "weights": weights,
         "progress": sys.stderr.isatty(),
     }
+    if is_pair or getattr(model, "task", "") == "localization":
+        return _evaluate_localizer(args, model, options)
     if getattr(model, "task", "") == "detection":
         from .detection import evaluate_detector
 
         return evaluate_detector(model, _load_key_frames(args, model.pretrained_cfg), **options)
-    if args.proposals or args.classes:
-        args.usage_error(f"--proposals and --classes are for detectors, {args.model} labels whole videos")
+    if args.proposals or args.classes or args.features or args.class_scores:
+        args.usage_error(
+            "--proposals, --classes, --features and --class-scores are for detectors and localisers, "
+            f"{args.model} labels whole videos"
+        )
     dataset = _load_dataset(args, model.pretrained_cfg)
     result = evaluate(model, dataset, views=args.views, **options)
     if args.fuse:
@@ -160,6 +169,42 @@ def _load_key_frames(args: argparse.Namespace, facts: dict[str, Any]) -> KeyFram
     return load_detection(name, args.data, args.split or "val", classes=classes, **places)
 
 
+def _evaluate_localizer(args: argparse.Namespace, model: Any, options: dict[str, Any]) -> EvaluationResult:
+    """BMN, BSN (no ``model`` yet, for there are two) or SSN."""
+    from ..data.activitynet import load_feature_set
+    from ..data.datasets import load_dataset
+    from ..data.localization import read_class_scores
+    from ..localization.chain import check_localizers, create_localizers, proposal_chain
+    from .localization import evaluate_detections, evaluate_proposals
+
+    wrong = {"--fuse": args.fuse, "--diff": args.diff, "--views": args.views == "fast", "--classes": args.classes}
+    wrong |= {"--save-logits": args.save_logits, "--amp-dtype": args.amp_dtype != "none"}
+    for option, value in wrong.items():
+        if value:
+            args.usage_error(f"{option} is for other tasks, {args.model} is a localiser")
+    shared = {key: value for key, value in options.items() if key not in ("save_logits", "amp_dtype")}
+    if getattr(model, "num_classes", 0):
+        lists = args.proposals or args.annotations
+        videos = load_dataset(args.dataset or "thumos14", args.data, split=args.split or "test", annotations=lists)
+        return evaluate_detections(model, videos, **shared)
+    if model is not None:
+        check_localizers([model], args.model)  # before the data are looked for
+    data = load_feature_set(
+        args.data,
+        args.split or "val",
+        annotations=args.annotations,
+        features=args.features,
+        name=args.dataset or "anet",
+    )
+    scores = read_class_scores(args.class_scores) if args.class_scores else None
+    networks = [model]
+    if model is None:
+        if args.checkpoint:
+            args.usage_error(f"--checkpoint is one file, {args.model} has two networks: use --pem and local-dir: names")
+        networks = create_localizers(args.model, args.pem, pretrained=True, cache_dir=args.cache_dir)
+    return evaluate_proposals(proposal_chain(networks), data, class_scores=scores, **shared)
+
+
 def _own_device(device: str) -> str:
     """One GPU for each process of a machine."""
     import torch
@@ -184,20 +229,6 @@ def _processes() -> Iterator[bool]:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Being told to stop by torchrun or a scheduler ends the block as Ctrl-C does: scores so far are written."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # Output --------------------------------------------------------------------------------------------------------------
@@ -225,9 +256,19 @@ def describe(result: EvaluationResult) -> str:
     if result.remark:
         lines.append(f"  {result.remark}")
     lines += _listed("could not be read", [f"{f.video}: {f.reason}" for f in result.failures])
+    if result.per_class:
+        lines += _classes(result.per_class)
     if result.comparison is not None:
         lines += _changes(result)
     return "\n".join(lines)
+
+
+def _classes(rows: Sequence[ClassResult]) -> list[str]:
+    """A detector's classes by their average precision, best first; those that do not occur are left out."""
+    found = sorted((row for row in rows if row.positives), key=lambda row: -row.average_precision)
+    width = max((len(row.name) for row in found), default=0)
+    lines = ["", f"  {'average precision':<{width}}{'%':>9}{'boxes':>8}"]
+    return lines + [f"  {row.name:<{width}}{row.average_precision:>9.2f}{row.positives:>8}" for row in found]
 
 
 def _changes(result: EvaluationResult) -> list[str]:

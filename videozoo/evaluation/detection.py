@@ -124,7 +124,7 @@ def _store(
         return ScoreStore(None, {}, names)
     boxes = hashlib.sha256()
     for name, frame in zip(names, data, strict=True):
-        boxes.update(f"{name} {frame.proposals.tolist()}\n".encode("utf-8", "surrogateescape"))
+        boxes.update(f"{name}\n".encode("utf-8", "surrogateescape") + frame.proposals.tobytes())
     fingerprint = {
         "weights": weights_hash(model),
         "protocol": json.dumps(transform.config, sort_keys=True),
@@ -200,10 +200,13 @@ def _batches(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
     """Up to ``size`` clips one after the other that are of the same shape."""
     batch: list[Clip] = []
     for clip in clips:
-        if batch and (len(batch) == size or clip[1].shape != batch[0][1].shape):
+        if batch and clip[1].shape != batch[0][1].shape:
             yield batch
             batch = []
         batch.append(clip)
+        if len(batch) == size:
+            yield batch
+            batch = []
     if batch:
         yield batch
 
@@ -260,19 +263,26 @@ def evaluate_key_frames(
     ``classes`` are the ids of the columns of labels and scores. Unlike the published evaluation, boxes and scores are
     not rounded to three decimals, so that ties do not decide.
     """
-    numbers = np.asarray(classes)
+    numbers, wanted = np.asarray(classes), set(evaluated) & set(classes)
+    counted = np.flatnonzero(np.isin(numbers, list(wanted)))  # columns
     keys: list[tuple[str, int]] = []
     found: list[tuple[np.ndarray, ...]] = []
     truth: list[tuple[np.ndarray, ...]] = []
     for place, (frame, scores) in enumerate(scored):
         keys.append((frame.video, frame.second))
-        rows, columns = np.indices(scores.shape).reshape(2, -1)
-        found.append((np.full(len(rows), place), frame.proposals[rows, :4], numbers[columns], scores.reshape(-1)))
+        boxes, table = frame.proposals[:, :4], scores[:, counted]
+        found.append(
+            (
+                np.full(table.size, place),
+                np.repeat(boxes, len(counted), axis=0),
+                np.tile(numbers[counted], len(boxes)),
+                table.reshape(-1),
+            )
+        )
         rows, columns = np.nonzero(frame.labels)
         truth.append((np.full(len(rows), place), frame.boxes[rows], numbers[columns], np.ones(len(rows))))
     if not keys:
         raise ValueError("there is no key frame to evaluate: look at the annotations.")
-    wanted = set(evaluated) & set(classes)
     return ava_map((keys, _joined(found)), (keys, _joined(truth)), wanted, excluded)
 
 

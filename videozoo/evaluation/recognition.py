@@ -97,7 +97,7 @@ def evaluate(
     check_arguments(amp_dtype, batch_size, limit)
     transform = protocol_transform(model, views)
     check_modality(transform, dataset)
-    labels = _labels(dataset, model)
+    labels = video_labels(dataset, model)
     if device is not None:
         model.to(device)
     names = video_names(dataset)
@@ -206,11 +206,11 @@ def _as_it_is(item: Any) -> Any:
 def ignore_interrupts(worker: int) -> None:
     """Ctrl-C and schedulers stop all processes at once; the main one saves its scores and then ends its workers.
 
-    So the first request to end is not meant for the worker. A second one is the main process's own, which would wait
-    forever for a worker that does not listen.
+    A worker that is told to end does so without a word: its death by a signal would be an error in the main process,
+    and one that did not listen would keep that from ending.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def _run(
@@ -300,7 +300,7 @@ def video_names(dataset: Dataset) -> list[str]:
     return names
 
 
-def _labels(dataset: Dataset, model: nn.Module) -> list[tuple[int, ...]]:
+def video_labels(dataset: Dataset, model: nn.Module) -> list[tuple[int, ...]]:
     """Classes of every video, as rows of the model's scores; ValueError if model and data set do not fit together."""
     check_classes(dataset, model)
     labels = [dataset.classes(number) for number in range(len(dataset))]

@@ -19,6 +19,8 @@ METRIC_TITLES = {
     "top5": "Top-5 accuracy",
     "mean_class_accuracy": "Mean class accuracy",
     "mAP": "Mean average precision over classes",
+    "AUC": "Area under recall against number",
+    "average_mAP": "Mean of mAP at IoU 0.5 to 0.95",
     "mmit_mAP": "Mean average precision over videos",
     "frame_mAP": "Mean average precision in frames",
     "video_mAP_0.2": "Mean average precision of tubes, IoU 0.2",
@@ -65,8 +67,11 @@ details table { margin-top: .75rem; }
 
 def evaluation_report(result: EvaluationResult) -> str:
     """HTML text of a page on one evaluation."""
-    classes = _Classes(result) if result.videos else None
+    has_classes = result.videos and (result.labels or result.per_class is not None)
+    classes = _Classes(result) if has_classes else None
     body = [_head(result), _table(result)]
+    if result.curve:
+        body.append(card("Recall against the number of proposals", _curve(result.curve)))
     if classes is not None:
         body.append(f'<div class="pair">{card("Weakest classes", classes.worst())}{_confused(classes)}</div>')
         body.append(classes.heat_map())
@@ -317,6 +322,28 @@ def _short(text: str, length: int = 32) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
+def _curve(points: Sequence[tuple[float, float]]) -> str:
+    """Average recall in percent over the average number of proposals a video."""
+    width, height, left, right = 640, 240, 40, max(x for x, _ in points)
+    places = [(left + x / right * width, 10 + height * (1 - y / 100)) for x, y in points]
+    lines = [
+        f'<path class="grid" d="M{left} {10 + height * (1 - y / 100):.1f}h{width}"/>'
+        f'<text x="{left - 6}" y="{14 + height * (1 - y / 100):.1f}" text-anchor="end">{y}</text>'
+        for y in range(0, 101, 25)
+    ]
+    marks = [
+        f'<text x="{left + share * width:.1f}" y="{height + 28}" text-anchor="middle">{share * right:.0f}</text>'
+        for share in (0.25, 0.5, 0.75, 1.0)
+    ]
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    return (
+        f'<svg class="plot" role="img" aria-label="Recall from {points[0][1]:.1f} to {points[-1][1]:.1f} percent" '
+        f'viewBox="0 0 {left + width + 20} {height + 34}">{"".join(lines)}{"".join(marks)}'
+        f'<path d="M{path}" fill="none" stroke="var(--accent)" stroke-width="2"/></svg>'
+        '<p class="note">Average recall in percent over the average number of proposals a video.</p>'
+    )
+
+
 # Videos and facts ----------------------------------------------------------------------------------------------------
 
 
@@ -368,7 +395,7 @@ def _facts(result: EvaluationResult) -> str:
     protocol = {
         "Network input": escape(describe_input(result.config)),
         "Views": escape(result.protocol),
-        "Resized to": escape(_resize(result.config) if result.config["modality"] != "audio" else ""),
+        "Resized to": escape(_resize(result.config) if result.config["modality"] not in ("audio", "feature") else ""),
         "Data stored as": escape(
             f"{model['resolution']}, for the published numbers" if model.get("resolution") else ""
         ),

@@ -78,10 +78,10 @@ class EvaluationResult:
     videos: list[str]
     """Names of the measured videos, in the order of the data set."""
     labels: list[tuple[int, ...]]
-    """Their true classes; of a detector none."""
+    """Their true classes; of a detector or localiser none."""
     scores: np.ndarray
     """Their averaged scores, float32 (videos, classes): mean logits, or mean probabilities where these are averaged.
-    Of a detector none."""
+    Of a detector or localiser none."""
     class_names: list[str]
     failures: list[Failure]
     """In the order of the data set."""
@@ -99,6 +99,8 @@ class EvaluationResult:
     """Set by :func:`compare`."""
     per_class: list[ClassResult] | None = None
     """Of a detector: the classes that its metric counts."""
+    curve: list[tuple[float, float]] | None = None
+    """Of a localiser: average number of proposals a video, and their average recall in percent."""
     unit: str = "video"
     """What was measured one by one: "video", or "key frame" of a detector."""
 
@@ -145,6 +147,8 @@ class EvaluationResult:
             "config": self.config,
             "failures": [{"video": failure.video, "reason": failure.reason} for failure in self.failures],
         }
+        if self.curve is not None:
+            facts["curve"] = [[round(x, 4), round(y, 4)] for x, y in self.curve]
         if self.per_class is not None:
             facts["classes"] = [asdict(row) for row in self.per_class]
         return facts if self.comparison is None else facts | {"comparison": self._comparison_dict(self.comparison)}

@@ -19,8 +19,8 @@ def add_features_command(commands: Any, common: argparse.ArgumentParser) -> None
     parser = commands.add_parser(
         "features",
         help=TEXT,
-        description=f"{TEXT[0].upper()}{TEXT[1:]}. Each video is decoded once. The same command goes on with a run that "
-        "was interrupted, and leaves out what is done.",
+        description=f"{TEXT[0].upper()}{TEXT[1:]}. Each video is decoded once. The same command goes on with a run "
+        "that was interrupted, and leaves out what is done.",
         parents=[common],
     )
     parser.set_defaults(run=features, usage_error=parser.error)
@@ -41,13 +41,14 @@ def add_features_command(commands: Any, common: argparse.ArgumentParser) -> None
     )
     add("--size", type=positive, metavar="PIXELS", help="side of the centre that is cut out (default: the model's own)")
     add("--batch-size", type=positive, metavar="N", help="windows in the network at a time (default: 1 on cpu, else 8)")
-    add("--workers", type=_count, default=0, metavar="N", help="processes that decode (default 0: this one)")
+    add("--workers", type=count, default=0, metavar="N", help="processes that decode (default 0: this one)")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
     add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number from 0 on, as a type of argparse."""
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return int(text)
@@ -60,7 +61,7 @@ def features(args: argparse.Namespace) -> int:
     if Path(args.out).is_file():
         args.usage_error(f"--out {args.out} is a file: name a folder")
     stems = [video_name(path) for path in args.videos]
-    if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
+    if twice := [stem for stem, times in Counter(stems).items() if times > 1]:
         args.usage_error(f"several videos are called {twice[0]}, and so would their features: give them another --out")
     from . import write_features
     from .extraction import check_model

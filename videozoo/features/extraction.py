@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -98,8 +99,8 @@ def check_model(model: nn.Module, logits: bool) -> None:
 def window_shape(model: nn.Module, config: dict[str, Any]) -> tuple[int, int]:
     """Frames of a window and the step between them.
 
-    A dense clip is a window as it is, and so is a stack of flow fields. A network that averages over single frames (TSN)
-    gets one; one that is tied to a number of segments gets as many frames, spread over 64.
+    A dense clip is a window as it is, and so is a stack of flow fields. A network that averages over single frames
+    (TSN) gets one; one that is tied to a number of segments gets as many frames, spread over 64.
     """
     if config["stack"] or config["segments"] == 1:
         return config["num_frames"], config["stride"]
@@ -108,7 +109,11 @@ def window_shape(model: nn.Module, config: dict[str, Any]) -> tuple[int, int]:
 
 
 def extract_features(
-    model: nn.Module, path: str | os.PathLike[str] | VideoReader, *, device: str | torch.device | None = None, **how: Any
+    model: nn.Module,
+    path: str | os.PathLike[str] | VideoReader,
+    *,
+    device: str | torch.device | None = None,
+    **how: Any,
 ) -> Features:
     """Features of windows around every 16th frame of a video, one row each.
 
@@ -234,7 +239,7 @@ def _run_facts(
     keys = ("modality", "stack", "mean", "std", "value_range", "channel_order", "interpolation", "resize_backend")
     config = {key: plan.transform.config[key] for key in (*keys, "resize", "keep_ratio", "size", "crops")}
     size = os.path.getsize(path) if os.path.isfile(path) else 0
-    return {
+    facts = {
         "weights": weights,
         "output": "logits" if plan.logits else "features",
         "window": [plan.every, plan.first, plan.transform.frames, plan.transform.spacing],
@@ -242,11 +247,10 @@ def _run_facts(
         "pictures": config,
         "video": [len(video), video.width, video.height, size],
     }
+    return json.loads(json.dumps(facts))  # as a file gives them back
 
 
-def _fill(
-    model: nn.Module, video: VideoReader, plan: Plan, centres: np.ndarray, parts: Parts, todo: list[int]
-) -> None:
+def _fill(model: nn.Module, video: VideoReader, plan: Plan, centres: np.ndarray, parts: Parts, todo: list[int]) -> None:
     """Make the missing parts, each of which is written as soon as its last row is there."""
     numbers = np.concatenate([np.arange(len(centres))[parts.place(part)] for part in todo] or [np.zeros(0, np.int64)])
     open_parts: dict[int, dict[int, np.ndarray]] = {}
@@ -312,7 +316,8 @@ class _WindowBatches(torch.utils.data.IterableDataset):
             return
         mine = self.numbers[self.numbers // PART % worker.num_workers == worker.id]
         try:
-            with open_source(self.source, self.plan.reader, self.plan.transform.config["modality"]) as (video, _):
+            modality = self.plan.transform.config["modality"]
+            with open_source(self.source, self.plan.reader, modality, num_threads=1) as (video, _):
                 yield from self._read(video, mine)
         except (ValueError, OSError) as error:  # a loader would make another exception of it
             yield error

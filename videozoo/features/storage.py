@@ -34,7 +34,6 @@ class Parts:
 
     def __init__(self, folder: Path, run: Mapping[str, Any], windows: int) -> None:
         self.folder, self.windows = folder, windows
-        run = json.loads(json.dumps(run))
         if (folder / MANIFEST).exists():
             check_run(read_json_object(folder / MANIFEST), run, folder)
         else:

@@ -36,7 +36,7 @@ TOP_K = 100  # proposals of a video
 
 @dataclass(frozen=True)
 class ProposalChain:
-    """BMN, or both networks of BSN."""
+    """BMN, or both networks of BSN; its first one alone gives candidates by their boundary scores."""
 
     networks: tuple[nn.Module, ...]
     nms: Mapping[str, float]
@@ -69,16 +69,18 @@ class ProposalChain:
         if not all(np.isfinite(part).all() for part in outputs):
             raise ValueError("the model's output is not finite: check its weights, or use float32.")
         rows = zip(*outputs, strict=True)
-        if len(self.networks) == 1:
+        if isinstance(first, BMN):
             return [bmn_proposals(*parts) for parts in rows]
         return [self._evaluated(*parts) for parts in rows]
 
     def _evaluated(self, action: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """BSN's candidates of a video, with the second network's confidence in them."""
-        second = self.networks[1]
+        """BSN's candidates of a video, with the second network's confidence in them if it is there."""
         rows = candidates(start, end)[:TEST_CANDIDATES]
         if not len(rows):
             return np.zeros((0, 3))
+        if len(self.networks) == 1:
+            return rows[:, [0, 1, 4]]
+        second = self.networks[1]
         weight = next(second.parameters())
         x = torch.from_numpy(describe_candidates(rows, action)).to(weight).T[None]  # (1, 32, K)
         with eval_mode(second), torch.inference_mode():

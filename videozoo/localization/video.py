@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import catalog
 from ..data import VideoReader
 from ..data.localization import SUFFIXES, join_features, load_feature_file, proposal_ticks
 from ..data.regions import ProposalVideo
@@ -86,6 +85,13 @@ class Localization:
             "device": self.device,
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
         }
+
+
+def chain_facts(chain: ProposalChain) -> dict[str, Any]:
+    """``model_facts`` of the first network, with the names and parameters of all."""
+    facts = [model_facts(network) for network in chain.networks]
+    names = " + ".join(row["full_name"] for row in facts)
+    return facts[0] | {"full_name": names, "params": sum(row["params"] for row in facts)}
 
 
 def feature_models(cfg: Mapping[str, Any]) -> tuple[str, str]:
@@ -169,7 +175,7 @@ def localize_features(
 def localize_video(
     chain: ProposalChain,
     networks: Sequence[nn.Module],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | VideoReader,
     flow: str | os.PathLike[str] | None = None,
     *,
     classes: tuple[Sequence[str], np.ndarray] | str | None = None,
@@ -182,7 +188,7 @@ def localize_video(
     Args:
         networks: the recognisers of rgb and flow that make the features, see ``feature_models``; the second is needed
             with ``flow`` alone.
-        path: video file or folder of frames.
+        path: video file, folder of frames, or an open reader.
         flow: folder of ``x_*.jpg`` and ``y_*.jpg``. Without it the rgb scores stand in for it.
         classes: names and scores of the video's classes, "self" for what the networks themselves say, None for no
             labels.
@@ -195,14 +201,13 @@ def localize_video(
         pictures = _pictures(video, max_pictures)
     parts = [found.values.T]
     if flow is not None:
-        parts.append(extract_features(networks[1], flow, **how).values.T)
+        parts.append(extract_features(networks[1], flow, **how | {"reader": "auto"}).values.T)
     making = time.perf_counter() - begin
     if classes == "self":
         classes = own_classes(networks, parts)
     unit, length = _length(found.video["frames"], found.video["fps"])
     covered = feature_seconds(length, found.video["frames"], how["every"]) or length
-    source = found.video | {"path": os.fspath(path)}
-    result = _localized(chain, parts, covered, classes, top_k, source=source, unit=unit, length=length)
+    result = _localized(chain, parts, covered, classes, top_k, source=found.video, unit=unit, length=length)
     names = [model_facts(network)["full_name"] for network in networks[: len(parts)]]
     words = f"scores of {' and '.join(names)}, every {how['every']} frames, centre of {how['size']} pixels"
     return replace(
@@ -236,7 +241,7 @@ def _localized(
     rows = chain.proposals(join_features(parts, chain.positions)[None], [covered])[0]
     return Localization(
         segments=labelled(rows, classes, top_k),
-        model=model_facts(chain.networks[0]),
+        model=chain_facts(chain),
         features="",
         device=str(next(chain.networks[0].parameters()).device),
         seconds={"model": time.perf_counter() - begin},
@@ -249,7 +254,7 @@ def _localized(
 
 
 def sliding_proposals(name: str, frames: int, *, shortest: int = 32) -> ProposalVideo:
-    """Windows of all, a half, a quarter, ... of a video down to ``shortest`` frames, each a quarter on from the last."""
+    """Windows of all, a half, a quarter, ... of a video down to ``shortest`` frames, at every quarter of one."""
     rows, length = [], float(frames)
     while length >= min(shortest, frames):
         starts = np.arange(0, frames - length + 1, max(length / 4, 1))
@@ -286,7 +291,7 @@ def score_proposals(
     weight = next(model.parameters())
     with eval_mode(model), torch.inference_mode():
         x = torch.from_numpy(np.ascontiguousarray(features)).to(weight)
-        output = [part.float().cpu().numpy() for part in model.score(x, *map(torch.from_numpy, (ticks, scales)))]
+        output = [part.double().cpu().numpy() for part in model.score(x, *map(torch.from_numpy, (ticks, scales)))]
     moves = None if stats is None else denormalized(output[2], stats)
     return ssn_detections(places, output[0], output[1], moves)
 
@@ -300,7 +305,7 @@ def frame_features(model: nn.Module, video: VideoReader | str | os.PathLike[str]
 
 def localize_proposals(
     model: nn.Module,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | VideoReader,
     proposals: ProposalVideo | None = None,
     *,
     stats: np.ndarray | None = None,
@@ -330,7 +335,7 @@ def localize_proposals(
     ]
     remarks = [SLIDING] * (proposals is None) + ["Borders stay as proposed."] * (stats is None)
     return Localization(
-        source=found.video | {"path": os.fspath(path)},
+        source=found.video,
         unit=unit,
         length=length,
         segments=sorted(rows, key=lambda row: -row[2])[:top_k],
@@ -354,9 +359,3 @@ def _pictures(video: VideoReader, count: int) -> list[tuple[int, np.ndarray]]:
 
 def _timed(pictures: Sequence[tuple[int, np.ndarray]], found: Features) -> list[tuple[float, np.ndarray]]:
     return [(number / (found.video["fps"] or 1.0), picture) for number, picture in pictures]
-
-
-def catalog_labels(names: Sequence[str], dataset: str = "anet") -> list[str]:
-    """Class names as the catalog spells them, where it has the same ones in any case."""
-    known = {label.casefold(): label for label in catalog.labels(catalog.datasets()[dataset]["labels"])}
-    return [known.get(name.casefold(), name) for name in names]

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from .mixing import Mixer, clip_loss
     from .normalization import freeze_norm_parameters, precise_batch_norm, train_mode
     from .parameters import freeze_stages, make_optimizer, parameter_groups, scaled_lr, set_probing
+    from .preparation import prepare_model
     from .recipes import Recipe, describe, find_recipe, list_recipes, recipe, recipe_for
-    from .run import TrainingResult, finetune, prepare_model
+    from .run import TrainingResult, finetune
     from .schedules import learning_rate_factor
 
 _HOMES = {
     "clips": ("Batch", "ClipBatches", "TrainingClips", "collate", "training_loader"),
     "config": ("TrainConfig",),
     "averaging": ("ema_model",),
+    "preparation": ("prepare_model",),
     "recipes": ("Recipe", "describe", "find_recipe", "list_recipes", "recipe", "recipe_for"),
-    "run": ("TrainingResult", "finetune", "prepare_model"),
+    "run": ("TrainingResult", "finetune"),
     "loop": ("Step", "TrainingError", "training_steps"),
     "mixing": ("Mixer", "clip_loss"),
     "normalization": ("freeze_norm_parameters", "precise_batch_norm", "train_mode"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,10 +252,15 @@ def _balanced_weights(videos: Dataset | Sequence[int | tuple[int, ...]]) -> np.n
 
 
 def training_loader(
-    clips: TrainingClips, batches: ClipBatches, workers: int = 0, device: str | torch.device = "cpu"
+    clips: torch.utils.data.Dataset,
+    batches: ClipBatches,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    collate: Callable[[Sequence[Any]], Any] = collate,
 ) -> DataLoader:
-    """Batches (`Batch`) in the order of `batches`, decoded by `workers` processes, page-locked for a CUDA `device`.
+    """Batches in the order of `batches`, decoded by `workers` processes, page-locked for a CUDA `device`.
 
+    `collate` makes a batch of clips that are not those of `TrainingClips`.
     The loader may be iterated once an epoch, after `batches.epoch` was set; its workers live on. It draws nothing from
     torch's generator. Workers leave Ctrl-C to the training process.
     """

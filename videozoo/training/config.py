@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -16,7 +17,6 @@ CHOICES = {
     "schedule": ("cosine", "step", "constant"),
     "freeze_bn": ("none", "statistics", "partial", "all"),
     "precision": ("no", "bf16", "fp16"),
-    "init": ("", "imagenet", "scratch"),
     "val_views": ("full", "fast"),
     "logger": ("csv", "tensorboard"),
 }
@@ -94,7 +94,7 @@ class TrainConfig:
     init: str = setting(
         "",
         "in place of the entry's weights, 'imagenet': torchvision's of images, inflated over time; "
-        "'scratch': freshly drawn ones",
+        "'scratch': freshly drawn ones; for a detector also the NAME of a recogniser with its trunk",
     )
     freeze_stages: int = setting(0, "stages that never learn, counted from the input; 1 = the stem")
     freeze_bn: str = setting(
@@ -128,6 +128,9 @@ class TrainConfig:
         for key, allowed in CHOICES.items():
             if getattr(self, key) not in allowed:
                 raise ValueError(f"{key}={getattr(self, key)!r} is unknown: use {' or '.join(map(repr, allowed))}.")
+        for key, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key}={value} must be a finite number.")
         for key in ("epochs", "batch_size", "accumulate", "lr_batch", "repeats"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")

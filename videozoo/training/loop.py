@@ -13,13 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .clips import Batch
 from .config import TrainConfig
-from .mixing import Mixer, clip_loss
+from .tasks import Task
 
-__all__ = ["Step", "TrainingError", "WithAuxiliary", "training_steps"]
-
-AUXILIARY_WEIGHT = 0.5  # of the loss of a classifier that only training uses
+__all__ = ["Step", "TrainingError", "training_steps"]
 
 
 class TrainingError(ValueError):
@@ -41,29 +38,14 @@ class Step:
     """Videos that could not be read and were replaced, with the reason."""
 
 
-class WithAuxiliary(nn.Module):
-    """Logits of all classifiers that training uses: clips ``(N, C, T, H, W)`` -> tuple of ``(N, num_classes)``."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if getattr(self.model, "auxiliary_classifier", ""):
-            return self.model.forward_auxiliary(clips)
-        return (self.model(clips),)
-
-
 def training_steps(
     network: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     optimizer: torch.optim.Optimizer,
     accelerator: Any,
+    task: Task,
     *,
-    transform: Any,
     config: TrainConfig,
-    num_classes: int,
-    multi_label: bool = False,
     lr_factor: Any = None,
     epoch: int = 0,
     start: int = 0,
@@ -74,17 +56,16 @@ def training_steps(
     goes on from a checkpoint is the same as one that was never interrupted.
 
     Args:
-        network: a :class:`WithAuxiliary` as prepared by ``accelerator``; the caller has set its modes.
+        network: that of the task, as prepared by ``accelerator``; the caller has set its modes.
         batches: of one epoch, from step ``start`` on; ``config.accumulate`` of them make one step.
         optimizer: as prepared by ``accelerator``.
         accelerator: of Hugging Face accelerate.
-        transform: normalises frames on the device.
+        task: makes losses of batches.
         lr_factor: number of the step within the epoch -> factor of each group's ``initial_lr``.
 
     Raises:
         TrainingError: the loss is not a number any more.
     """
-    mixer = Mixer(config, num_classes)
     rank = accelerator.process_index
     batches = iter(batches)
     for number in range(start, 1 << 62):
@@ -98,16 +79,11 @@ def training_steps(
         losses, unread = [], {}
         for place, batch in enumerate(parts):
             unread |= batch.unread
-            clips = transform.normalize(batch.frames, accelerator.device)
-            clips, targets = mixer(clips, batch.targets.to(accelerator.device), rng)
             is_last = place == len(parts) - 1
             with nullcontext() if is_last else accelerator.no_sync(network):
-                with accelerator.autocast():
-                    outputs = network(clips)
-                main, *auxiliary = (clip_loss(logits, targets, config, multi_label) for logits in outputs)
-                loss = main + AUXILIARY_WEIGHT * sum(auxiliary)
+                shown, loss = task.losses(network, batch, rng)
                 accelerator.backward(loss / len(parts))
-            losses.append(main.detach())
+            losses.append(shown.detach())
         if config.clip_grad:
             accelerator.clip_grad_norm_(network.parameters(), config.clip_grad)
         optimizer.step()
@@ -119,7 +95,7 @@ def training_steps(
                 f"a smaller clip_grad{'' if config.precision != 'fp16' else ', or precision bf16 in place of fp16'}."
             )
         rate = max(group["lr"] for group in optimizer.param_groups)
-        yield Step(number, loss, sum(len(batch.frames) for batch in parts), rate, unread)
+        yield Step(number, loss, sum(len(batch) for batch in parts), rate, unread)
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

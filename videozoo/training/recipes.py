@@ -22,6 +22,7 @@ __all__ = ["Recipe", "describe", "find_recipe", "list_recipes", "recipe", "recip
 
 PUBLISHED_GPUS = 8
 FACTS = ("title", "origin", "start", "notes")
+NO_ENTRY = ("", "imagenet", "scratch")  # of init
 BASES = ("published",)  # what recipes have in common, not to be trained with
 
 
@@ -35,7 +36,8 @@ class Recipe:
     origin: str = ""
     """The published configuration with these numbers; empty if the recipe is ours."""
     start: str = ""
-    """Entry whose weights the published training began with: the model to take, with a new classifier."""
+    """Entry whose weights the published training began with: the model to take, with a new classifier. Of a detector
+    the network, for ``config.init`` names the weights."""
     notes: str = ""
     """What the settings cannot say about the published training, or say differently."""
 
@@ -43,6 +45,12 @@ class Recipe:
 @cache
 def _tables() -> dict[str, dict[str, Any]]:
     return tomllib.loads(resources.files(__package__).joinpath("recipes.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def _origins() -> dict[str, str]:
+    """Published configurations that are a recipe, whose numbers stand there alone: its name by theirs."""
+    return {row["origin"]: name for name, row in _tables()["recipe"].items() if "origin" in row}
 
 
 def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +101,8 @@ def find_recipe(name: str) -> Recipe:
     configuration = tables["published"].get(name, name)
     if configuration in tables["configuration"]:
         return _make(name, tables["configuration"][configuration], origin=configuration)
+    if configuration in _origins():
+        return _make(name, tables["recipe"][_origins()[configuration]])
     entry = catalog.find_entry(name)
     if entry is not None:
         return _entry_recipe(entry)
@@ -102,10 +112,14 @@ def find_recipe(name: str) -> Recipe:
 
 def _entry_recipe(entry: Entry) -> Recipe:
     tables = _tables()
+    if entry.packaged:  # trained by us, with the recipe of its data set
+        return _make(entry.full_name, tables["recipe"][entry.dataset])
     for name in entry.upstream:
         configuration = tables["published"].get(name, name)
         if configuration in tables["configuration"]:
             return _make(entry.full_name, tables["configuration"][configuration], origin=configuration)
+        if configuration in _origins():
+            return _make(entry.full_name, tables["recipe"][_origins()[configuration]])
     near = [name for name in list_recipes() if name.split("_")[0] == entry.family]
     hint = f"nearest to it are {', '.join(near)}" if near else f"choose one of {', '.join(list_recipes())}"
     raise ValueError(f"how {entry.full_name} was trained is not known in all its numbers: {hint}.")
@@ -118,7 +132,8 @@ def describe(name: str) -> str:
     settings = [f"{f.name}={plain[f.name]}" for f in fields(TrainConfig) if plain[f.name] != default[f.name]]
     lines = [f"{found.name}: {found.title}", f"  {', '.join(settings) or 'the defaults'}"]
     if found.start:
-        lines.append(f"  published with the model {found.start} to start from")
+        weights = f", on weights of {found.config.init}" if found.config.init not in NO_ENTRY else " to start from"
+        lines.append(f"  published with the model {found.start}{weights}")
     if found.notes:
         lines.append(f"  {found.notes}")
     if found.origin:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checkpoint import atomic_path
 from ..evaluation.overview import nice_ticks
@@ -140,7 +140,7 @@ def write_card(folder: Path, model: Any, config: TrainConfig, facts: Mapping[str
     rows = {
         "architecture": cfg["architecture"],
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
-        "classes": str(model.num_classes),
+        "classes": str(model.num_classes or ""),
         "started from": cfg["pretrain"] or "random weights",
         "licence of these": cfg.get("license", "") if cfg["pretrain"] else "",
         "validation": results,
@@ -148,9 +148,10 @@ def write_card(folder: Path, model: Any, config: TrainConfig, facts: Mapping[str
         "settings": ", ".join(f"{key}={value}" for key, value in changed.items()) or "the defaults",
     }
     table = "\n".join(f"| {key} | {_cell(value)} |" for key, value in rows.items() if value)
+    use = _usage(model, f"local-dir:{folder.name}")
     text = f"""# {folder.resolve().name}
 
-A video classifier, trained with videozoo.
+A {use.kind}, trained with videozoo.
 
 | | |
 |---|---|
@@ -159,20 +160,58 @@ A video classifier, trained with videozoo.
 ![training curve](curves.svg)
 
 ```python
-import videozoo
-
-model = videozoo.create_model("local-dir:{folder.name}", pretrained=True).eval()
-print(videozoo.predict(model, "clip.mp4", topk=5))
+{use.python}
 ```
 
 ```bash
-videozoo predict clip.mp4 --model local-dir:{folder.name}
+{use.command}
 ```
 """
     write_text(folder / "README.md", text)
     labels = cfg.get("label_names") or []
     if labels:
         write_text(folder / "labels.txt", "\n".join(labels) + "\n")
+
+
+class _Usage(NamedTuple):
+    """What a network is, and how it is used."""
+
+    kind: str
+    python: str
+    command: str
+
+
+def _usage(model: Any, name: str) -> _Usage:
+    """How a model that is called ``name`` is used from Python and from the command line."""
+    task = getattr(model, "task", "recognition")
+    if task == "localization":
+        return _localizer_usage(model, name)
+    kind, command = "video classifier", "predict"
+    line = 'print(videozoo.predict(model, "clip.mp4", topk=5))'
+    if task == "detection":
+        kind, command = "detector of persons' actions", "detect"
+        line = "logits = model(clips, boxes)  # (N, 3, T, H, W), and of each clip the boxes (K, 4) of its persons"
+    create = f'model = videozoo.create_model("{name}", pretrained=True).eval()'
+    return _Usage(kind, f"import videozoo\n\n{create}\n{line}", f"videozoo {command} clip.mp4 --model {name}")
+
+
+def _localizer_usage(model: Any, name: str) -> _Usage:
+    pairs = {"bsn_tem": (name, "local-dir:SECOND"), "bsn_pem": ("local-dir:FIRST", name)}  # BSN is two networks
+    names = pairs.get(model.pretrained_cfg["architecture"], (name,))
+    quoted = ", ".join(f'"{part}"' for part in names)
+    file, function, networks = "features.npy", "localize_features", "proposal_chain(networks), [FILE]"
+    imported = ["create_localizers", function, "proposal_chain"]
+    if model.num_classes:  # SSN
+        file, function, networks = "clip.mp4", "localize_proposals", "networks[0], FILE"
+        imported = ["create_localizers", function]
+    lines = [
+        f"from videozoo.localization import {', '.join(imported)}",
+        "",
+        f"networks = create_localizers({quoted}, pretrained=True)",
+        f"print({function}({networks.replace('FILE', repr(file))}).segments[:5])".replace("'", '"'),
+    ]
+    command = f"videozoo localize {file} --model {' --pem '.join(names)}"
+    return _Usage("network that finds segments of videos", "\n".join(lines), command)
 
 
 def _cell(text: str) -> str:

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .. import catalog
-from ..checkpoint import CheckpointError, atomic_path
 from ..console import say
 from ..data import create_transform
 from ..data.datasets import Dataset
-from ..evaluation.recognition import evaluate
-from ..factory import create_model
+from ..evaluation.recognition import UNREADABLE, check_modality, video_labels
 from ..hub import save_pretrained
-from ..names import nearest_names
 from .averaging import ema_model
-from .clips import ClipBatches, TrainingClips, training_loader
+from .checkpoints import fingerprint, read_checkpoint, remove_unfinished, write_checkpoint
+from .clips import ClipBatches, training_loader
 from .config import TrainConfig
-from .loop import WithAuxiliary, training_steps
+from .loop import TrainingError, training_steps
 from .normalization import freeze_norm_parameters, precise_batch_norm, train_mode
-from .parameters import freeze_stages, make_optimizer, scaled_lr, set_probing
+from .parameters import classifier_parameters, freeze_stages, make_optimizer, scaled_lr, set_probing
 from .report import OTHER_COLUMNS, RunLog, main_metric, write_card
 from .schedules import learning_rate_factor
+from .tasks import make_task
 
-__all__ = ["TrainingResult", "finetune", "prepare_model"]
+__all__ = ["TrainingResult", "finetune"]
 
-CHECKPOINT = "checkpoint.pt"
-FREE_TO_CHANGE = ("workers", "compile", "logger", "checkpoint_every", "patience")  # a resumed run may differ in these
-INPUT_KEYS: dict[str, tuple[tuple[str, str], ...]] = {  # of TrainConfig.input: tables and keys of pretrained_cfg
-    "num_frames": (("sampling", "frames"),),
-    "stride": (("sampling", "stride"),),
-    "sampling": (("sampling", "kind"), ("test", "kind")),
-    "segments": (("sampling", "segments"), ("test", "segments")),
-    "size": (("", "size"), ("test", "size")),
-    "resize": (("train", "resize"), ("test", "resize")),
-    "keep_ratio": (("test", "keep_ratio"),),
-} | {key: (("test", key),) for key in ("clips", "crops", "average", "positions")}
+LONGEST_WAIT = timedelta(days=30)  # of a process that is done, for the slowest one
 
 
 @dataclass
@@ -63,10 +51,11 @@ class _State:
     """At the last step."""
     loss_sum: float = 0.0
     """Over these steps."""
+    seconds: float = 0.0
+    """That they took."""
     best: float | None = None
     stale: int = 0
     """Epochs since the best one."""
-    finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     """A row for each finished epoch."""
 
@@ -81,70 +70,7 @@ class TrainingResult:
     best: dict[str, float]
     """The row of the epoch whose weights are kept: with the best first metric, else the last one."""
     unread: dict[str, str]
-    """Training videos that could not be read in this process, with the reason."""
-
-
-def prepare_model(
-    name: str,
-    dataset: Dataset,
-    config: TrainConfig | None = None,
-    *,
-    pretrained: bool = True,
-    checkpoint_path: str | os.PathLike | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    **kwargs: Any,
-) -> nn.Module:
-    """A model for the classes of ``dataset``, on published weights: with a new classifier, unless the classes are those
-    that the model was trained on.
-
-    ``config.init="imagenet"`` starts from ImageNet weights in place of the published ones; ``config.input`` may change
-    what one input is (num_frames, stride, size, ...) and the test protocol. What is random is drawn
-    with ``config.seed``. ``kwargs`` go to ``create_model``.
-    """
-    config = config or TrainConfig()
-    if config.init:
-        kwargs["init"], pretrained = config.init, False
-    if config.dropout is not None:
-        kwargs["drop_rate"] = config.dropout
-    if checkpoint_path is not None:
-        pretrained = False
-    weights = {"pretrained": pretrained, "checkpoint_path": checkpoint_path, "cache_dir": cache_dir}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = create_model(name, num_classes=dataset.num_classes, **weights, **kwargs)
-        cfg = model.pretrained_cfg
-        known = catalog.label_names(cfg)
-        if known != list(dataset.class_names) and (known or cfg.get("dataset") != dataset.name):
-            model.reset_classifier(dataset.num_classes)
-    entry = catalog.find_entry(name)
-    is_registered = dataset.name in catalog.datasets()
-    model.pretrained_cfg = {
-        **_with_input(dict(cfg), config.input),
-        "name": "",
-        "tag": "",
-        "dataset": dataset.name if is_registered else "",
-        "labels": "",
-        "label_names": list(dataset.class_names) or None,
-        "multi_label": dataset.multi_label,
-        "metrics": (),
-        "pretrain": (entry.full_name if entry else name) if pretrained else cfg.get("pretrain", ""),
-    }
-    model.has_published_weights = False
-    return model
-
-
-def _with_input(cfg: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``pretrained_cfg`` with other values of the keys that a data config has; ValueError for other keys."""
-    sampling, test = dict(cfg.get("sampling") or catalog.SAMPLING), dict(cfg.get("test") or catalog.TEST)
-    train = dict(cfg.get("train") or {})
-    tables = {"sampling": sampling, "test": test, "train": train, "": cfg}
-    for key, value in changes.items():
-        places = INPUT_KEYS.get(key)
-        if places is None:
-            raise ValueError(f"input has no key {key!r}: did you mean {' or '.join(nearest_names(key, INPUT_KEYS))}?")
-        for table, name in places:
-            tables[table][name] = value
-    return cfg | {"sampling": sampling, "test": test, "train": train}
+    """Videos that this process could not read, with the reason."""
 
 
 def finetune(
@@ -166,7 +92,7 @@ def finetune(
     curve (``curves.svg``), ``log.csv`` and ``checkpoint.pt``. The same call on such a folder goes on where it stopped,
     with the same numbers as without the interruption.
 
-    Under ``torchrun`` or ``accelerate launch`` the processes share each step's clips.
+    Under ``torchrun`` or ``accelerate launch`` the processes share each step's clips, and stay a group.
 
     Args:
         model: as made by :func:`prepare_model`.
@@ -177,8 +103,9 @@ def finetune(
         log: takes lines for people.
 
     Raises:
-        ValueError: the folder holds another run, or data and model do not fit.
-        TrainingError: the loss is not a number.
+        ValueError: the folder holds another run, data and model do not fit, or no validation video can be read.
+        OSError: the folder cannot be written.
+        TrainingError: the loss, or a score of the validation, is not a number.
     """
     run = _Run(model, train, val, Path(folder), config or TrainConfig(), device)
     return run.run(restart=restart, progress=progress, log=log or (lambda text: None))
@@ -192,8 +119,11 @@ class _Run:
     ) -> None:
         self.model, self.train, self.val, self.folder, self.config = model, train, val, folder, config
         self.accelerator = _accelerator(config, device)
-        self.transform = create_transform(model, is_training=True, **config.data)
-        self.clips = TrainingClips(train, self.transform, seed=config.seed)
+        if getattr(model, "task", "recognition") == "recognition":
+            _check_videos(train, val, model)
+        if val is None and config.patience:
+            raise ValueError(f"patience={config.patience} waits for a better validation: give validation videos, or 0.")
+        self.task = make_task(model, train, val, config, self.accelerator)
         self.clips_per_pass = config.batch_size * self.accelerator.num_processes
         batches = ClipBatches(
             train,
@@ -204,7 +134,8 @@ class _Run:
             repeats=config.repeats,
             class_balanced=config.class_balanced,
         )
-        self.loader = training_loader(self.clips, batches, config.workers, self.accelerator.device)
+        device, collate = self.accelerator.device, self.task.collate
+        self.loader = training_loader(self.task.clips, batches, config.workers, device, collate)
         self.steps = len(batches) // config.accumulate
         if self.steps == 0:
             raise ValueError(
@@ -235,19 +166,26 @@ class _Run:
         config, state, is_first = self.config, self.state, self.accelerator.is_main_process
         self.log = log if is_first else lambda text: None
         self.progress = progress and is_first
-        saved = None if restart else self._read_checkpoint()
+        if is_first:
+            remove_unfinished(self.folder)
+        saved = None if restart else read_checkpoint(self.folder, self._fingerprint())
+        self._check_processes(saved)
         if saved is None:
             _check_folder(self.folder, restart)
             self._announce()
         else:
             self._restore(saved)
-            self.log(f"{self.folder}: going on after {state.epoch} epochs and {state.step} of {self.steps} steps")
+            self.log(f"{self.folder}: {self._progress()}")
         with self._run_log() as run_log:
             for probing, last in ((True, min(config.probe_epochs, config.epochs)), (False, config.epochs)):
-                if state.epoch < last and not state.finished:
+                if state.epoch < last and not self._is_stale:
                     self._train_until(last, probing, saved, run_log)
-        self.accelerator.end_training()
         return TrainingResult(self.folder, list(state.history), self._best_row(), dict(self.unread))
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether validation has not become better for as long as ``patience`` says."""
+        return bool(self.config.patience) and self.state.stale >= self.config.patience
 
     def _train_until(self, last: int, probing: bool, saved: dict[str, Any] | None, run_log: RunLog | None) -> None:
         """The epochs of one phase, which has an optimiser of its own."""
@@ -256,10 +194,12 @@ class _Run:
         raw = make_optimizer(self.model, config, self.lr)
         if saved is not None and saved["probing"] == probing:
             raw.load_state_dict(saved["optimizer"])
-        network, self.optimizer = self.accelerator.prepare(WithAuxiliary(self.model), raw)
+        network, self.optimizer = self.accelerator.prepare(self.task.network(self.model), raw)
         network = torch.compile(network) if config.compile else network
         self.probing = probing
-        while state.epoch < last and not state.finished:
+        if saved is None and not state.epoch:
+            self._save_checkpoint()  # from here on the folder is that of this run, or it is told that it cannot be
+        while state.epoch < last and not self._is_stale:
             row = self._train_epoch(network, run_log) | self._validate()
             is_best = self._judge(row)
             if run_log is not None:
@@ -286,17 +226,16 @@ class _Run:
 
     def _train_epoch(self, network: nn.Module, run_log: RunLog | None) -> dict[str, float]:
         """Train what is left of the epoch; its row of the log."""
-        config, state, start, before = self.config, self.state, time.monotonic(), self.state.step
+        config, state, before = self.config, self.state, self.state.step
+        start = time.monotonic() - state.seconds
         train_mode(self.model, config.freeze_bn)
         steps = training_steps(
             network,
             self._loaded(state.epoch, state.step),
             self.optimizer,
             self.accelerator,
-            transform=self.transform,
+            self.task,
             config=config,
-            num_classes=self.model.num_classes,
-            multi_label=self.train.multi_label,
             lr_factor=self._lr_factor,
             epoch=state.epoch,
             start=state.step,
@@ -308,7 +247,8 @@ class _Run:
             for step in steps:
                 loss = self.accelerator.reduce(step.loss, "mean").item()
                 state.loss_sum, state.step, state.lr = state.loss_sum + loss, step.number + 1, step.lr
-                self._report_unread(step.unread)
+                state.seconds = time.monotonic() - start
+                self._report_unread(step.unread, "is replaced by another video")
                 if self.ema is not None:
                     self.ema.update_parameters(self.model)
                 if run_log is not None:
@@ -317,16 +257,16 @@ class _Run:
                     self._save_checkpoint()
                 bar.set_postfix_str(f"loss {state.loss_sum / state.step:.3f}", refresh=False)
                 bar.update()
-        seconds = time.monotonic() - start
-        clips = (state.step - before) * self.clips_per_pass * config.accumulate
+        if self.val is not None and state.step > before:
+            self._save_checkpoint()  # validation may take longer than the epoch
         if config.precise_bn:
             self._refresh_statistics()
         return {
             "epoch": state.epoch + 1,
             "lr": state.lr,
             "loss": state.loss_sum / state.step,
-            "seconds": seconds,
-            "clips_per_second": clips / seconds,
+            "seconds": state.seconds,
+            "clips_per_second": state.step * self.clips_per_pass * config.accumulate / state.seconds,
         }
 
     def _loaded(self, epoch: int, start: int = 0) -> DataLoader:
@@ -337,30 +277,38 @@ class _Run:
 
     def _refresh_statistics(self) -> None:
         """Batch-norm statistics over training clips, for the weights as they are now."""
-        device = self.accelerator.device
-        clips = (self.transform.normalize(batch.frames, device) for batch in self._loaded(self.state.epoch))
+        clips = (self.task.inputs(batch) for batch in self._loaded(self.state.epoch))
         precise_batch_norm(self.model, clips, self.config.precise_bn)
 
-    def _report_unread(self, unread: dict[str, str]) -> None:
+    def _report_unread(self, unread: dict[str, str], consequence: str) -> None:
         for path, reason in unread.items():
             if path not in self.unread:
                 self.unread[path] = reason
-                say(f"warning: {path} cannot be read and is replaced by another video: {reason}")
+                say(f"warning: {path} cannot be read and {consequence}: {reason}")
+
+    def _share_statistics(self) -> None:
+        """Batch norms have seen other clips in each process: all go on with those of the first, which are kept."""
+        from accelerate.utils import broadcast
+
+        for model in (self.model, *([self.ema.module] if self.ema is not None else [])):
+            broadcast(list(model.buffers()))
 
     def _validate(self) -> dict[str, float]:
         """The data set's metrics in percent; none without validation videos."""
         if self.val is None:
             return {}
-        config = self.config
-        result = evaluate(
-            self.best_model,
-            self.val,
-            views=config.val_views,
-            workers=config.workers,
-            amp_dtype="none" if config.precision == "no" else config.precision,
-        )
-        for failure in result.failures:
-            self._report_unread({failure.video: failure.reason})
+        self._share_statistics()
+        try:
+            result = self.task.validate(self.best_model)
+        except ValueError as error:  # videos and labels were looked at before the first epoch
+            epoch = self.state.epoch + 1
+            raise TrainingError(
+                f"epoch {epoch} cannot be validated: {error} Has it diverged, try a smaller lr."
+            ) from error
+        if self.accelerator.is_main_process:
+            root = getattr(self.val, "root", Path())
+            unread = {str(root / failure.video): failure.reason for failure in result.failures}
+            self._report_unread(unread, "is left out of the validation")
         if not result.videos:
             raise ValueError(f"no validation video of {self.val.source} can be read.")
         return result.metrics
@@ -374,8 +322,7 @@ class _Run:
         if is_best and key is not None:
             state.best = row[key]
         state.history.append({**row, "best": float(is_best)})
-        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
-        state.finished = bool(self.config.patience) and state.stale >= self.config.patience
+        state.epoch, state.step, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
         return is_best
 
     def _best_row(self) -> dict[str, float]:
@@ -398,19 +345,13 @@ class _Run:
             write_card(self.folder, model, self.config, facts | {"epoch": f"{row['epoch']} of {self.config.epochs}"})
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one that was interrupted."""
-        settings = {key: value for key, value in self.config.to_dict().items() if key not in FREE_TO_CHANGE}
-        cfg = self.model.pretrained_cfg
-        videos = {name: _digest(part) for name, part in (("train", self.train), ("val", self.val))}
-        facts = {key: cfg.get(key) for key in ("architecture", "model_args", "pretrain")}
-        return {**settings, **facts, "clips_per_pass": self.clips_per_pass, **videos}
+        return fingerprint(self.config, self.model.pretrained_cfg, self.clips_per_pass, self.train, self.val)
 
     def _save_checkpoint(self) -> None:
         """Everything that the next step depends on, by the first process; the others wait for it."""
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             content = {
-                "fingerprint": json.dumps(self._fingerprint(), sort_keys=True),
                 "state": asdict(self.state),
                 "model": self.model.state_dict(),
                 "ema": self.ema.state_dict() if self.ema is not None else None,
@@ -418,27 +359,20 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
-            with atomic_path(self.folder / CHECKPOINT) as temporary:
-                torch.save(content, temporary)
+            write_checkpoint(self.folder, self._fingerprint(), content)
         self.accelerator.wait_for_everyone()
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        path = self.folder / CHECKPOINT
-        if not path.exists():
-            return None
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            before = json.loads(saved["fingerprint"])
-        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise CheckpointError(f"{path} is damaged: delete it, or begin anew with restart.") from error
-        now = json.loads(json.dumps(self._fingerprint()))
-        changed = [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in now if before.get(key) != now.get(key)]
-        if changed:
-            raise ValueError(
-                f"{self.folder} holds a run with other settings ({'; '.join(changed)}): go on with the same ones, "
-                "begin anew with restart, or choose another folder."
-            )
-        return saved
+    def _check_processes(self, saved: dict[str, Any] | None) -> None:
+        """ValueError unless all processes have the same run, and go on from the same place."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            place = (saved["state"]["epoch"], saved["state"]["step"]) if saved else None
+            if len(set(gather_object([json.dumps([place, self._fingerprint()], sort_keys=True)]))) > 1:
+                raise ValueError(
+                    f"the processes do not go on from the same place, or have not the same videos: {self.folder} and "
+                    "the data must be the same on all machines."
+                )
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
@@ -451,42 +385,94 @@ class _Run:
 
     # ------------------------------------------------------------------ what is said
 
+    def _progress(self) -> str:
+        state, config = self.state, self.config
+        if state.epoch >= config.epochs:
+            return "the run is finished"
+        if self._is_stale:
+            return f"the run is finished: no better validation in {state.stale} epochs"
+        return f"going on after {state.epoch} epochs and {state.step} of {self.steps} steps"
+
     def _announce(self) -> None:
         config, model, processes = self.config, self.model, self.accelerator.num_processes
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        step = self.clips_per_pass * config.accumulate
-        how = " x ".join(map(str, (config.batch_size, processes, config.accumulate)))
         self.log(
-            f"{model.pretrained_cfg['architecture']}: {trained / 1e6:.2f} M of "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters learn, on {self.accelerator.device}"
+            f"{model.pretrained_cfg['architecture']}: {_what_learns(model, config)}, on {self.accelerator.device}"
             + (f" and {processes - 1} more" if processes > 1 else "")
         )
+        classes = f"{model.num_classes} classes; " if model.num_classes else ""
+        noun, how = self.task.noun, " x ".join(map(str, (config.batch_size, processes, config.accumulate)))
         self.log(
             f"{len(self.train)} training videos, {len(self.val) if self.val is not None else 0} for validation, "
-            f"{self.train.num_classes} classes; {self.steps} steps an epoch of {step} clips "
-            f"({how}: clips x processes x accumulated passes)"
+            f"{classes}{self.steps} step{'s' * (self.steps > 1)} an epoch of "
+            f"{self.clips_per_pass * config.accumulate} {noun} ({how}: {noun} x processes x accumulated passes)"
         )
-        scaled = f"{config.lr:g} for {config.lr_batch} clips, scaled" if config.scale_lr else "as given"
+        scaled = f"{config.lr:g} for {config.lr_batch} {noun}, scaled" if config.scale_lr else "as given"
         self.log(f"learning rate {self.lr:g} ({scaled})")
+
+
+def _what_learns(model: nn.Module, config: TrainConfig) -> str:
+    total = f"of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters learn"
+    if config.probe_epochs >= config.epochs:
+        head = sum(p.numel() for p in map(model.get_parameter, classifier_parameters(model)))
+        return f"{head:,} {total}, those of the classifier"
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    after = f" after {config.probe_epochs} epoch{'s' * (config.probe_epochs > 1)} of the classifier alone"
+    return f"{learning:.2f} M {total}{after if config.probe_epochs else ''}"
 
 
 def _accelerator(config: TrainConfig, device: str) -> Any:
     try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
     except ImportError as error:
         raise ImportError("training needs Hugging Face accelerate: pip install 'videozoo[train]'.") from error
     if device not in ("auto", "cpu"):
         raise ValueError(f"device={device!r}: use 'auto' or 'cpu', and CUDA_VISIBLE_DEVICES to choose among GPUs.")
-    AcceleratorState._reset_state()  # or an earlier run in this process would fix the precision of this one
-    try:
-        return Accelerator(
-            cpu=device == "cpu",
-            mixed_precision=config.precision,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", config.precision):
+        raise ValueError(
+            f"accelerate was told to use {launched}, the run precision {config.precision}: give the run precision "
+            f"{launched} too, or tell 'accelerate launch' --mixed_precision no."
         )
-    except ValueError as error:
-        raise ValueError(f"precision {config.precision!r} is not possible on this device: {error}") from error
+    # or an earlier run in this process would fix precision and device of this one; its group of processes stays
+    AcceleratorState._reset_state(reset_partial_state=not (dist.is_available() and dist.is_initialized()))
+    handlers = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+    ]
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=config.precision, kwargs_handlers=handlers)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("precision fp16 needs a GPU: use bf16, which a CPU knows as well, or no.")
+    return accelerator
+
+
+def _check_videos(train: Dataset, val: Dataset | None, model: nn.Module) -> None:
+    """ValueError, before anything is trained, for a single class, and for videos that cannot be validated."""
+    if train.num_classes < 2 and not train.multi_label:
+        raise ValueError(f"{train.source} has videos of one class only, {train.class_names}: add those of others.")
+    if val is not None:
+        _check_validation(val, model)
+
+
+def _check_validation(dataset: Dataset, model: nn.Module) -> None:
+    """ValueError for what validation would stumble upon after the first epoch."""
+    transform = create_transform(model)
+    check_modality(transform, dataset)
+    video_labels(dataset, model)
+    if transform.config["modality"] == "audio":
+        return  # silence stands for what cannot be read
+    reasons = {}
+    for number in range(len(dataset)):
+        try:
+            dataset.open(number).close()
+            return
+        except UNREADABLE as error:
+            reasons[str(dataset.path(number))] = getattr(error, "reason", "") or str(error) or type(error).__name__
+    path, reason = next(iter(reasons.items()))
+    raise ValueError(
+        f"none of {len(dataset)} validation videos of {dataset.source} can be read: check the data set. "
+        f"{path}: {reason}"
+    )
 
 
 def _check_folder(folder: Path, restart: bool) -> None:
@@ -494,14 +480,6 @@ def _check_folder(folder: Path, restart: bool) -> None:
         raise ValueError(
             f"{folder} holds a model and no run to go on with: choose another folder, or begin with restart."
         )
-
-
-def _digest(dataset: Dataset | None) -> str:
-    """Of the videos and labels of a data set, not of its place."""
-    digest = hashlib.sha256()
-    for sample in dataset or ():
-        digest.update(f"{sample.path} {sample.start} {sample.num_frames} {sample.label}\n".encode("utf-8", "replace"))
-    return digest.hexdigest()[:16]
 
 
 def _describe(row: dict[str, float], epochs: int, is_best: bool) -> str:
