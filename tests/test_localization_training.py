@@ -210,7 +210,7 @@ def test_videos_without_features_are_replaced_and_named(run, data, tmp_path):
         (["--model", "bsn_anet"], 1, "stands for two networks"),
         (["--model", "bsn_pem_anet", "--no-pretrained"], 2, "needs --tem NAME"),
         (["--model", "bmn_anet", "--tem", "x"], 2, "has no use for --tem"),
-        (["--model", "bmn_anet", "--hold-out", "0.2"], 2, "--hold-out is for classifiers"),
+        (["--model", "bmn_anet", "--hold-out", "0.2"], 2, "--hold-out is for other networks"),
         (["--model", "bmn_anet", "--no-pretrained", "--mixup", "0.2"], 1, "mixup=0.2 is for recognisers"),
         (["--model", "bmn_anet", "--no-pretrained", "--recipe", "finetune"], 1, "probe_epochs=2 is for recognisers"),
         (["--model", "bmn_anet", "--no-pretrained", "--transform", "hflip=0.5"], 1, "without augmentation"),

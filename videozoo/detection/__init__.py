@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .report import detection_report
     from .stream import Moment, action_names, moments, write_annotated
     from .tracks import BoxTracker
+    from .video import Findings, detect_video
 
 _HOMES = {
     "boxes": (
@@ -39,10 +40,12 @@ _HOMES = {
     "report": ("detection_report",),
     "stream": ("Moment", "action_names", "moments", "write_annotated"),
     "tracks": ("BoxTracker",),
+    "video": ("Findings", "detect_video"),
 }
 
 __all__ = [
     "BoxTracker",
+    "Findings",
     "Moment",
     "Person",
     "VideoWriter",
@@ -50,6 +53,7 @@ __all__ = [
     "assign_boxes",
     "box_iou",
     "detect_persons",
+    "detect_video",
     "detection_loss",
     "detection_report",
     "draw_persons",

@@ -16,6 +16,7 @@ from .config import CHOICES, TrainConfig
 if TYPE_CHECKING:
     from ..data.datasets import Dataset
     from ..data.detection import KeyFrames
+    from .run import TrainingResult
 
 TEXT = "train a model on videos of one's own, from published weights"
 MAX_LEAKS = 10  # videos in training and validation that are named
@@ -163,11 +164,7 @@ def run_finetune(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, log: Callable[[str], None]) -> None:
-    import torch.distributed as dist
-
-    from ..names import safe_model_name
     from .preparation import prepare_model
-    from .run import finetune
 
     config = config_from_args(args)
     is_detection = _is_detection(args.dataset)
@@ -182,6 +179,20 @@ def _train(args: argparse.Namespace, log: Callable[[str], None]) -> None:
         checkpoint_path=args.checkpoint,
         cache_dir=args.cache_dir,
     )
+    result = carry_out(args, model, train, val, config, log)
+    command = "detect" if is_detection else "predict"
+    log(f"try it: videozoo {command} VIDEO --model {shlex.quote(f'local-dir:{result.folder}')}")
+
+
+def carry_out(
+    args: argparse.Namespace, model: Any, train: Any, val: Any, config: TrainConfig, log: Callable[[str], None]
+) -> TrainingResult:
+    """The run in the folder that the options say; it is told where the result is."""
+    import torch.distributed as dist
+
+    from ..names import safe_model_name
+    from .run import finetune
+
     name = f"{safe_model_name(os.path.basename(args.model.rstrip('/')))}_{os.path.basename(os.path.abspath(args.data))}"
     result = finetune(
         model,
@@ -197,8 +208,7 @@ def _train(args: argparse.Namespace, log: Callable[[str], None]) -> None:
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     log(f"{result.folder}: the model of epoch {result.best['epoch']}, the training curve (curves.svg) and a card")
-    command = "detect" if is_detection else "predict"
-    log(f"try it: videozoo {command} VIDEO --model {shlex.quote(f'local-dir:{result.folder}')}")
+    return result
 
 
 def _is_detection(dataset: str | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -43,9 +42,9 @@ def load_localization(args: argparse.Namespace, recipe: str, log: Callable[[str]
     from ..data.activitynet import load_feature_set
     from ..data.datasets import load_dataset
 
-    for option in ("multi_label", "hold_out"):
+    for option in ("multi_label", "hold_out", "proposals", "classes"):
         if getattr(args, option):
-            args.usage_error(f"--{option.replace('_', '-')} is for classifiers, {args.model} is a localiser")
+            args.usage_error(f"--{option.replace('_', '-')} is for other networks, {args.model} is a localiser")
     if bool(args.tem) != (recipe == "bsn_pem"):
         need = "needs --tem NAME, the trained first network" if recipe == "bsn_pem" else "has no use for --tem"
         args.usage_error(f"{args.model} {need}")
@@ -75,11 +74,9 @@ def _with_candidates(args: argparse.Namespace, found: list[Any], log: Callable[[
 
 def train_localizer(args: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Train BMN, one network of BSN, or SSN; settings that the options leave open are the published ones."""
-    from ..names import safe_model_name
-    from .cli import config_from_args
+    from .cli import carry_out, config_from_args
     from .localization import prepare_localizer
     from .recipes import recipe as find_recipe
-    from .run import finetune
 
     recipe = localizer_recipe(args)
     config = config_from_args(args, find_recipe(recipe).replace(init=""))
@@ -92,19 +89,7 @@ def train_localizer(args: argparse.Namespace, log: Callable[[str], None]) -> Non
         checkpoint_path=args.checkpoint,
         cache_dir=args.cache_dir,
     )
-    name = f"{safe_model_name(os.path.basename(args.model.rstrip('/')))}_{os.path.basename(os.path.abspath(args.data))}"
-    result = finetune(
-        model,
-        train,
-        val,
-        args.out or os.path.join("runs", name),
-        config,
-        device=args.device,
-        restart=args.restart,
-        progress=sys.stderr.isatty(),
-        log=log,
-    )
-    log(f"{result.folder}: the model of epoch {result.best['epoch']}, the training curve (curves.svg) and a card")
+    result = carry_out(args, model, train, val, config, log)
     made = shlex.quote(f"local-dir:{result.folder}")
     if recipe == "bsn_tem":
         log(f"train the second network: videozoo finetune {shlex.quote(args.data)} --model bsn_pem_anet --tem {made}")
