@@ -268,9 +268,11 @@ def test_run_that_is_told_to_stop_says_how_to_go_on(number, videos, finetune, tm
         os.kill(os.getpid(), number)
 
     command = [videos, *RANDOM, "--out", tmp_path / "run", *TINY, "--checkpoint-every", "1"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
     with monkeypatch.context() as patch:
         patch.setattr(run_module.RunLog, "step", step_and_stop)
         code, err = finetune(*command)
+    signal.signal(signal.SIGINT, before)
     assert code == 130 and "the same command goes on" in err and "Traceback" not in err
     code, err = finetune(*command)
     assert code == 0 and "going on after 0 epochs" in err and len(log(tmp_path / "run")) == 2
