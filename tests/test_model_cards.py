@@ -111,9 +111,13 @@ def test_links_inside_the_file_lead_somewhere(cards):
 
 def test_data_sets_have_address_classes_and_entries(cards):
     text = section(cards, "Data sets")
-    assert "| UCF101 | `ucf101` | 101 | https://www.crcv.ucf.edu/research/data-sets/ucf101/ | 3 |" in text
-    assert "| Jester | `jester` | 27 | https://20bn.com/datasets/jester/v1 | - |" in text
-    assert all(f"| {facts['title']} | `{key}` |" in text for key, facts in catalog.datasets().items())
+    assert "| UCF101 | `ucf101` | 101 | https://www.crcv.ucf.edu/research/data-sets/ucf101/ | No licence" in text
+    assert re.search(
+        r"^\| Jester \| `jester` \| 27 \| \S+jester/v1 \| For academic research.* \| - \|$", text, re.MULTILINE
+    )
+    for key, facts in catalog.datasets().items():
+        assert f"| {facts['title']} | `{key}` |" in text and f" | {facts['terms']} | " in text
+        assert facts.get("homepage", "https://").startswith("http") and facts["terms"].endswith(".")
 
 
 def test_licences_that_need_a_look(cards):
@@ -121,6 +125,10 @@ def test_licences_that_need_a_look(cards):
     named = set(re.findall(r"`(\S+)`", text))
     assert named == {"tsn_r50_f3_k400.mma0_ig1b", "tsn_r50_f3_k400.mma0_ig1b_omni"}
     assert "None of them forbids commercial use" in text
+    assert "Something-Something V1 (7), Something-Something V2 (12)" in text, (
+        "data for research alone, as their owners say"
+    )
+    assert "Kinetics" not in text.split("Data sets that")[1]
     entry = replace(ENTRIES["tsn_r50_f3_k400.mma0"], license="cc-by-nc-4.0")
     text = section(model_cards.render([entry]), "Licences")
     assert "- `tsn_r50_f3_k400.mma0`: cc-by-nc-4.0" in text and "None of them" not in text
@@ -158,6 +166,12 @@ def test_what_has_no_words_is_an_error(change, message):
 )
 def test_multiply_adds_are_the_published_ones(name, gflops):
     assert model_cards.measure(ENTRIES[name])[1] / 1e9 == pytest.approx(gflops, rel=0.005)
+
+
+def test_small_sizes_are_not_written_as_nothing(cards):
+    parameters, multiply_adds = model_cards.measure(ENTRIES["bsn_pem_anet.mma0"])
+    row = cells(cards, "bsn_pem_anet.mma0")
+    assert row[2:4] == [f"{parameters / 1e6:.2g}", f"{multiply_adds / 1e9:.2g}"] and float(row[3]) > 0
 
 
 @pytest.mark.parametrize("name", ["tsm_r101_f8_ssv1.mma0", "x3d_m_16x5_k400.mma0", "tpn_slowonly_r50_8x8_k400.mma0"])

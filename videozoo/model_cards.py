@@ -26,7 +26,7 @@ PERMISSIVE = ("apache-2.0", "bsd-2-clause", "bsd-3-clause", "mit")
 METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP", "mmit_mAP": "mAP per video"}
 COLUMNS = {
     "entry": "---",
-    "top-1 / top-5, %": "---:",
+    "top-1 / top-5 or other, %": "---:",
     "protocol": "---",
     "params, M": "---:",
     "GFLOPs": "---:",
@@ -67,6 +67,11 @@ READING = """\
 - **licence**: that of the weights, as the source states it; see [Licences](#licences).
 
 The first word of a tag is the source, the others say what is special:
+"""
+
+DATA_SETS = """\
+`name` is what names of entries and `videozoo data prepare` use. The terms are a summary to the best of our knowledge;
+what counts is what the owners say at the official address.
 """
 
 LICENCES = """\
@@ -146,9 +151,14 @@ def _measure(architecture: str, args: str, shape: tuple[int, ...]) -> tuple[int,
     return parameters, counter.get_total_flops() // 2
 
 
+def _number(value: float, digits: int = 2) -> str:
+    """With so many decimals; two digits that count where that would leave little but zeros."""
+    return f"{value:.{digits}f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def _span(values: Sequence[float]) -> str:
     """Smallest to largest value, to about three digits."""
-    low, high = (f"{value:.1f}" if value >= 10 else f"{value:.2f}" for value in (min(values), max(values)))
+    low, high = (_number(value, 1 if value >= 10 else 2) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
@@ -206,7 +216,7 @@ def _row(entry: Entry) -> list[str]:
         f"`{entry.full_name}`",
         _numbers(entry.metrics[0]) if entry.metrics else "-",
         _protocol(entry),
-        f"{parameters / 1e6:.2f}",
+        _number(parameters / 1e6),
         _span([multiply_adds / 1e9]),
         _view(entry),
         entry.resolution or "-",
@@ -299,11 +309,12 @@ def _tags(entries: Iterable[Entry]) -> Iterator[str]:
 def _datasets(entries: Iterable[Entry]) -> Iterator[str]:
     counts = Counter(entry.dataset for entry in entries)
     rows = [
-        [facts["title"], f"`{key}`", str(facts["num_classes"]), _origin(facts), str(counts[key] or "-")]
+        [facts["title"], f"`{key}`", str(facts["num_classes"]), _origin(facts), facts["terms"], str(counts[key] or "-")]
         for key, facts in catalog.datasets().items()
     ]
-    columns = {"data set": "---", "name": "---", "classes": "---:", "official address": "---", "entries": "---:"}
-    yield from _table(columns, rows)
+    columns = {"data set": "---", "name": "---", "classes": "---:", "official address": "---", "terms": "---"}
+    yield DATA_SETS
+    yield from _table(columns | {"entries": "---:"}, rows)
 
 
 def _origin(facts: dict[str, Any]) -> str:
@@ -323,8 +334,14 @@ def _licences(entries: Sequence[Entry]) -> Iterator[str]:
     if noted:
         yield "\nThese weights need a look before commercial use all the same:\n"
         yield from _notes(noted)
-    yield ""
-    yield LICENCES.rstrip()
+    yield f"\n{LICENCES}"
+    counts = Counter(entry.dataset for entry in entries)
+    owners = [
+        f"{f['title']} ({counts[k]})" for k, f in catalog.datasets().items() if f.get("research_only") and counts[k]
+    ]
+    if owners:
+        yield "Data sets that their owners give out for research or non-commercial use, with the number of entries that"
+        yield f"were trained on them: {', '.join(owners)}."
 
 
 def render(entries: Iterable[Entry] | None = None) -> str:
