@@ -12,6 +12,7 @@ import numpy as np
 import parity
 import pytest
 import torch
+from localization_data import POSITIONS, WIDTH, small_bmn
 from moving_blocks import MOVES, moving_block, write_video
 
 import videozoo
@@ -147,3 +148,48 @@ def test_load_mmaction2_run_refuses_a_wrong_number_of_classes(tmp_path, own_run)
     args = [own_run / "epoch_50.pth", VIDEO, "--model", "tsm_r50_f8_k400", "--labels", "six.txt"]
     done = run(tmp_path, "load_mmaction2_run", *args)
     assert done.returncode and "fc.weight: (7, 2048) in the checkpoint, (6, 2048) in the model" in done.stderr
+
+
+# Detection and localisation ------------------------------------------------------------------------------------------
+
+
+def test_detect(tmp_path):
+    torch.manual_seed(0)
+    net = videozoo.create_model("slowonly_roi_r50_4x16", num_classes=3, init_std=0.01).eval()
+    net.pretrained_cfg |= {"label_names": CLASSES[:3], "size": 64, "test": {"resize": 64, "crops": 0, "size": 64}}
+    net.fc.bias.data = torch.tensor([-9.0, 2.0, 0.0])
+    videozoo.save_pretrained(net, tmp_path / "net")
+    (tmp_path / "persons.json").write_text(json.dumps({"frames": {"0": [[10, 10, 100, 200]], "14": []}}))
+    options = ["--boxes", "persons.json", "--every", 0.5, "--out", "drawn.mp4"]
+    out = succeed(tmp_path, "detect", VIDEO, "--model", f"local-dir:{tmp_path / 'net'}", *options).splitlines()
+    assert out[0] == "   0.00 s, persons: 1" and out[1].startswith("  person 0 at [10, 10, 100, 200]: clap 0.8")
+    assert [line.endswith("s, persons: 0") for line in out[2:]] == [True]
+    with videozoo.open_video(tmp_path / "drawn.mp4") as drawn, videozoo.open_video(VIDEO) as video:
+        assert len(drawn) == len(video)
+
+
+def test_localize(tmp_path):
+    _, name = small_bmn(tmp_path / "bmn")
+    np.save(tmp_path / "match.npy", np.random.default_rng(0).standard_normal((POSITIONS, WIDTH)).astype(np.float32))
+    out = succeed(tmp_path, "localize", "match.npy", "--model", name, "--topk", 3).splitlines()
+    assert len(out) == 3 and all(" share  score " in line for line in out), "no length is known of bare features"
+    out = succeed(tmp_path, "localize", VIDEO, "--random", "--labels", "--topk", 2).splitlines()
+    assert " seconds  score " in out[0] and out[0].split("score ")[1][6:].strip() in videozoo.labels("anet")
+    assert out[-1].startswith("Without flow")
+
+
+def test_custom_dataset(tmp_path):
+    torch.manual_seed(0)
+    videozoo.save_pretrained(videozoo.create_model("mc3_r18w16_8x4"), tmp_path / "weights")
+    for right, name in MOVES:  # a film of each class holds all its scenes, twelve frames each
+        scenes = [moving_block(right, number) for number in range(3)]
+        write_video(tmp_path / "films" / f"{name}.mp4", np.concatenate(scenes))
+    rows = [f"{name}.mp4,{12 * i},12,{name},{'val' if i == 2 else 'train'}" for _, name in MOVES for i in range(3)]
+    (tmp_path / "scenes.csv").write_text("\n".join(["video,first_frame,frames,label,split", *rows]) + "\n")
+    weights = tmp_path / "weights" / "model.safetensors"
+    options = ["--model", "mc3_r18w16_8x4", "--checkpoint", weights, "--epochs", 1, "--out", "mine"]
+    out = succeed(tmp_path, "custom_dataset", "scenes.csv", "--media", "films", *options)
+    metrics = ast.literal_eval(out.splitlines()[-1])
+    assert metrics["top1"] in (0.0, 50.0, 100.0), "two scenes to measure on"
+    model = videozoo.create_model(f"local-dir:{tmp_path / 'mine'}", pretrained=True)
+    assert model.pretrained_cfg["label_names"] == ["left", "right"]
