@@ -193,3 +193,15 @@ def test_custom_dataset(tmp_path):
     assert metrics["top1"] in (0.0, 50.0, 100.0), "two scenes to measure on"
     model = videozoo.create_model(f"local-dir:{tmp_path / 'mine'}", pretrained=True)
     assert model.pretrained_cfg["label_names"] == ["left", "right"]
+
+
+def test_stream(tmp_path):
+    video = ROOT / "tests" / "data" / "video" / "demo.mp4"
+    out = succeed(tmp_path, "stream", video, "--every", 20, "--idle", 0.05).splitlines()
+    model = videozoo.create_model("mc3_r18w16_8x4_camera_motion", pretrained=True)
+    stream = videozoo.Stream(model, every=20, topk=1)
+    with videozoo.open_video(video) as reader:
+        total = len(reader)
+        found = [scores.top[0] for frame in reader.get(range(total)) if (scores := stream.push(frame)) is not None]
+    assert [line.split(" s  ")[1] for line in out[:-1]] == [f"{100 * p:5.1f} %  {label}" for label, p in found]
+    assert len(found) > 3 and out[-1] == f"{len(found)} predictions from {total} frames, 0 windows dropped"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .flow import FlowReader, compute_flow, write_flow
     from .folders import hold_out, load_folder
     from .leaks import find_leaks
+    from .live import LiveVideo, follow_video, open_camera
     from .pyav import PyAVReader
     from .reader import ArrayReader, ImageFolderReader, TorchcodecReader, VideoError, VideoReader, open_video
     from .resize import rescale_size, resize_bilinear_cv2
@@ -33,6 +34,7 @@ _HOMES = {
     "datasets": ("Dataset", "load_dataset"),
     "folders": ("hold_out", "load_folder"),
     "leaks": ("find_leaks",),
+    "live": ("LiveVideo", "follow_video", "open_camera"),
     "flow": ("FlowReader", "compute_flow", "write_flow"),
     "pyav": ("PyAVReader",),
     "reader": ("ArrayReader", "ImageFolderReader", "TorchcodecReader", "VideoError", "VideoReader", "open_video"),
@@ -58,6 +60,7 @@ __all__ = [
     "Dataset",
     "FlowReader",
     "ImageFolderReader",
+    "LiveVideo",
     "PyAVReader",
     "Sound",
     "TRAIN_DEFAULTS",
@@ -69,12 +72,14 @@ __all__ = [
     "compute_flow",
     "create_transform",
     "find_leaks",
+    "follow_video",
     "hold_out",
     "dense_clips",
     "load_dataset",
     "load_folder",
     "load_sound",
     "make_camera_motion",
+    "open_camera",
     "open_video",
     "proposal_clips",
     "rescale_size",

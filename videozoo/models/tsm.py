@@ -3,6 +3,10 @@
 TSN whose residual branches see a shifted copy of their input: an eighth of the channels comes from the next frame, an
 eighth from the previous one, at no cost in parameters or FLOPs. The shift ties the network to its number of frames:
 input ``(N, 3, 8, H, W)`` or 16 frames, as the name says; ``num_frames=`` builds it for another number.
+
+``causal=True`` is the paper's online variant: an eighth of the channels comes from the previous frame and none from the
+next, so that frames can go through one by one (:class:`videozoo.streaming.OnlineTSM`). It has the same parameters, but
+all published weights were trained with shifts in both directions: it needs training of its own.
 """
 
 from __future__ import annotations
@@ -33,12 +37,12 @@ class ClipNonLocal(nn.Module):
         return self.block(clip).transpose(1, 2).flatten(0, 1)
 
 
-def shifted_block(depth: int, num_frames: int, non_local: str = "") -> Callable[..., nn.Module]:
+def shifted_block(depth: int, num_frames: int, non_local: str = "", causal: bool = False) -> Callable[..., nn.Module]:
     """``make_block`` of TSM: where layer3 has 23 blocks or more, only every second block of each stage is shifted."""
     every = 2 if DEPTHS[depth][2] >= 23 else 1
 
     def make_block(stage: int, index: int, in_chs: int, width: int, stride: int) -> nn.Module:
-        shift = TemporalShift(num_frames) if index % every == 0 else None
+        shift = TemporalShift(num_frames, causal=causal) if index % every == 0 else None
         if depth < 50:
             return BasicBlock(in_chs, width, stride, before=shift)
         after = None
@@ -49,8 +53,13 @@ def shifted_block(depth: int, num_frames: int, non_local: str = "") -> Callable[
     return make_block
 
 
-def _tsm(depth: int, *, num_frames: int = 8, non_local: str = "", **kwargs: Any) -> ResNet2d:
-    make_block = shifted_block(depth, num_frames, non_local)
+def _tsm(depth: int, *, num_frames: int = 8, non_local: str = "", causal: bool = False, **kwargs: Any) -> ResNet2d:
+    if causal and non_local:
+        raise ValueError(
+            "a TSM with non-local blocks cannot be causal, for they see all frames of the clip: "
+            "take one without, such as tsm_r50_f8"
+        )
+    make_block = shifted_block(depth, num_frames, non_local, causal)
     head = {"drop_rate": 0.5, "init_std": 0.001, **kwargs}
     return ResNet2d(depth, make_block, num_frames=num_frames, drop_per_frame=True, **head)
 
@@ -98,11 +107,11 @@ def tsm_r18w16_8x4(**kwargs: Any) -> ResNet2d:
 
 
 @register_model
-def tsm_mobilenetv2_f8(*, num_frames: int = 8, **kwargs: Any) -> MobileNetV2:
+def tsm_mobilenetv2_f8(*, num_frames: int = 8, causal: bool = False, **kwargs: Any) -> MobileNetV2:
     """TSM, MobileNetV2, 8 frames: blocks with an expansion and a shortcut are shifted."""
 
     def make_shift(expand: int, has_shortcut: bool) -> nn.Module | None:
-        return TemporalShift(num_frames) if expand != 1 and has_shortcut else None
+        return TemporalShift(num_frames, causal=causal) if expand != 1 and has_shortcut else None
 
     head = {"drop_rate": 0.5, "init_std": 0.001, **kwargs}
     return MobileNetV2(make_shift, num_frames=num_frames, drop_per_frame=True, **head)
