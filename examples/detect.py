@@ -11,7 +11,6 @@ import argparse
 import torch
 
 import videozoo
-from videozoo.detection import detect_persons, detect_video, person_detector, read_boxes
 from videozoo.detection.boxes import top_actions
 
 
@@ -26,18 +25,10 @@ def main() -> None:
     args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = videozoo.create_model(args.model, pretrained=not args.checkpoint, checkpoint_path=args.checkpoint)
-    model.eval().to(device)
-    if args.boxes:
-        persons = read_boxes(args.boxes)
-    else:
-        network = person_detector(device=device)
-
-        def persons(frame):  # uint8 (H, W, 3) -> (K, 5): x1, y1, x2, y2 in pixels and score
-            return detect_persons(network, frame[None])[0]
-
-    # For a single clip of one's own the model itself will do: model(clip, [boxes]) -> (K, classes) logits.
-    found = detect_video(model, args.video, persons, every=args.every, out=args.out)
+    model = videozoo.create_model(args.model, pretrained=not args.checkpoint, checkpoint_path=args.checkpoint).eval()
+    # For a clip of your own there is the model itself: model(clip, [boxes]) -> (K, classes) logits. For a detector of
+    # your own, a function in place of the file: from a frame, uint8 (H, W, 3), to rows x1, y1, x2, y2, score.
+    found = videozoo.detect(model, args.video, args.boxes, every=args.every, out=args.out, device=device)
     fps = found.video["fps"] or 25.0
     for moment in found.moments:
         print(f"{moment.frame / fps:7.2f} s, persons: {len(moment.numbers)}")

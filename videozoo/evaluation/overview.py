@@ -82,18 +82,33 @@ def _errors(errors: Mapping[str, str]) -> str:
 
 
 def _plot(rows: Sequence[tuple[int, Mapping[str, Any]]], metric: str) -> str:
-    """Measured accuracy over seconds per video (logarithmic); the numbers are those of the table."""
+    """Measured accuracy over seconds per video; the numbers are those of the table."""
     points = [
         (number, facts["model"], max(facts["seconds_per_video"], 1e-6), facts["metrics"][metric])
         for number, facts in rows
         if metric in facts["metrics"]
     ]
-    x_ticks = _log_ticks([seconds for *_, seconds, _ in points])
+    label = f"{metric_title(metric)} in percent against seconds per video"
+    note = "Time of one process, reading and transforms included. Numbers as in the table."
+    return accuracy_plot(points, "Seconds per video", "s per video", label, note)
+
+
+def accuracy_plot(points: Sequence[tuple[int, str, float, float]], title: str, unit: str, label: str, note: str) -> str:
+    """SVG of accuracy in percent over a cost, on a logarithmic scale, with a note below.
+
+    Args:
+        points: (number that marks it, name, cost, accuracy).
+        title: of the axis of costs.
+        unit: of a cost, as a point's tooltip names it.
+        label: what a screen reader says of the picture.
+        note: text, below the picture.
+    """
+    x_ticks = log_ticks([cost for *_, cost, _ in points])
     y_ticks = nice_ticks([value for *_, value in points])
 
-    def x_of(seconds: float) -> float:
+    def x_of(cost: float) -> float:
         low, high = math.log(x_ticks[0]), math.log(x_ticks[-1])
-        return LEFT + (math.log(seconds) - low) / (high - low) * (WIDTH - LEFT - 24)
+        return LEFT + (math.log(cost) - low) / (high - low) * (WIDTH - LEFT - 24)
 
     def y_of(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - BOTTOM - 16)
@@ -107,18 +122,17 @@ def _plot(rows: Sequence[tuple[int, Mapping[str, Any]]], metric: str) -> str:
         x = x_of(tick)
         parts.append(f'<path class="grid" d="M{x:.1f} 16V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH - 24) / 2}" y="{HEIGHT - 6}" text-anchor="middle">Seconds per video</text>')
-    for number, name, seconds, value in points:
-        x, y = x_of(seconds), y_of(value)
-        title = f"{name}: {value:.2f} %, {seconds:.3g} s per video"
+    parts.append(f'<text x="{(LEFT + WIDTH - 24) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(title)}</text>')
+    for number, name, cost, value in points:
+        x, y = x_of(cost), y_of(value)
         parts.append(
-            f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(title)}</title></circle>'
+            f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="5">'
+            f"<title>{escape(f'{name}: {value:.2f} %, {cost:.3g} {unit}')}</title></circle>"
             f'<text class="mark" x="{x + 8:.1f}" y="{y - 6:.1f}">{number}</text>'
         )
-    label = escape(f"{metric_title(metric)} in percent against seconds per video")
     return (
-        f'<svg class="plot" role="img" aria-label="{label}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
-        '<p class="note">Time of one process, reading and transforms included. Numbers as in the table.</p>'
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}'
+        f'</svg><p class="note">{escape(note)}</p>'
     )
 
 
@@ -132,7 +146,7 @@ def nice_ticks(values: Sequence[float], count: int = 5) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def _log_ticks(values: Sequence[float]) -> list[float]:
+def log_ticks(values: Sequence[float]) -> list[float]:
     """Numbers 1, 2 or 5 times a power of ten around all values."""
     powers = range(math.floor(math.log10(min(values))) - 1, math.ceil(math.log10(max(values))) + 2)
     ticks = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
