@@ -60,12 +60,13 @@ def narrow(channels: int) -> int:
 def _write_data(root: Path) -> None:
     """A video or two of each data set, with the authors' annotations."""
     kinetics, ucf = root / "kinetics400", root / "ucf101"
-    for name in ("abseiling", "air_drumming"):
-        write_video(kinetics / "videos_val" / name / f"{name[:3]:x<11}_000001_000011.mp4", moving_block(True, 1, 40))
+    for seed, name in enumerate(("abseiling", "air_drumming")):
+        path = kinetics / "videos_val" / name / f"{name[:3]:x<11}_000001_000011.mp4"
+        write_video(path, moving_block(True, seed, 40))
     lines = [f"{name.replace('_', ' ')},{name[:3]:x<11},1,11,val" for name in ("abseiling", "air_drumming")]
     (kinetics / "kinetics_val.csv").write_text("\n".join(["label,youtube_id,time_start,time_end,split", *lines]))
-    for name in ("Archery", "YoYo"):
-        write_video(ucf / "UCF-101" / name / f"v_{name}_g01_c01.avi", moving_block(True, 1, 20))
+    for seed, name in enumerate(("Archery", "YoYo")):
+        write_video(ucf / "UCF-101" / name / f"v_{name}_g01_c01.avi", moving_block(True, seed, 20))
     for name in ("testlist01.txt", "trainlist01.txt"):
         numbers = (" 3", " 101") if name.startswith("train") else ("", "")
         rows = [f"{label}/v_{label}_g01_c01.avi{n}\n" for label, n in zip(("Archery", "YoYo"), numbers, strict=True)]

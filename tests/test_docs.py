@@ -74,7 +74,8 @@ def run_command(words: list[str]) -> None:
     if words[:4] == ["python", "-m", "pip", "install"]:
         return
     if words[0] == "videozoo":
-        assert cli.main(words[1:]) == 0
+        is_audit = words[1:3] == ["data", "audit"]  # which finds that most of the data set is not there
+        assert cli.main(words[1:]) == is_audit
         return
     assert words[0] == "python", words
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
