@@ -1,6 +1,7 @@
 """Readers: the right frames, in any order, from good, odd and broken files."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -16,8 +17,12 @@ from PIL import Image
 
 from videozoo.data import ArrayReader, VideoError, VideoReader, create_transform, open_video
 from videozoo.data import pyav as pyav_module
+from videozoo.data.packets import FileMemory, KnownFile
+from videozoo.data.pyav import PyAVReader
+from videozoo.data.resize import rescale_size, resize_frames
 
 VIDEOS = Path(__file__).parent / "data" / "video"
+SHORT = VIDEOS / "demo_24f_bt709.mp4"
 GOLDEN = json.loads((VIDEOS.parent / "data_decode.json").read_text())
 
 
@@ -462,3 +467,67 @@ def test_torchcodec_missing_or_without_ffmpeg(monkeypatch):
 def test_errors_come_back_whole_from_a_worker_process():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "holds no video")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "holds no video", "a.mp4: holds no video")
+
+
+# Speed without other frames ------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_opened_again_is_not_scanned_again(tmp_path, monkeypatch):
+    file = tmp_path / "a.mp4"
+    file.write_bytes(SHORT.read_bytes())
+    with open_video(file) as video:
+        facts, expected = repr(video), video.get([3, 20, 7])
+    scans = []
+    explore = PyAVReader._explore
+    monkeypatch.setattr(PyAVReader, "_explore", lambda self: (scans.append(self.path), explore(self)))
+    with open_video(file) as video:
+        assert repr(video) == facts and np.array_equal(video.get([3, 20, 7]), expected)
+    assert not scans
+    os.utime(file, ns=(1, 1))  # the file has been written anew, as far as one can see
+    open_video(file).close()
+    assert scans == [str(file)]
+
+
+def test_remembered_files_are_bounded():
+    memory, stamps = FileMemory(limit=10), np.arange(4)
+    known = KnownFile(stamps, stamps, [(0, 0, 0)], (4, 2), 0)
+    for name in "abc":
+        memory.put((name, 0, 0), known)
+        memory.get(("a", 0, 0))
+    assert [memory.get((name, 0, 0)) is None for name in "abc"] == [False, True, False]
+    memory.forget(("a", 0, 0))
+    memory.put(("d", 0, 0), known)
+    assert [memory.get((name, 0, 0)) is None for name in "acd"] == [True, False, False]
+
+
+def test_frames_scaled_by_the_decoder():
+    with (
+        open_video(SHORT) as video,
+        open_video(SHORT, size=60) as small,
+    ):
+        width, height = rescale_size(video.width, video.height, (-1, 60))
+        frames = small.get([9, 2, 9])
+        assert frames.shape == (3, height, width, 3) and np.array_equal(frames[0], frames[2])
+        full = torch.from_numpy(video.get([9, 2]))
+        resized = resize_frames(full, (height, width), backend="torch_antialias").numpy()
+        assert np.abs(frames[:2].astype(int) - resized).mean() < 3  # close, but not equal
+        assert (small.width, small.height) == (video.width, video.height)
+
+
+def test_only_the_decoder_scales(tmp_path):
+    for path, reader in ((tmp_path, "auto"), (SHORT, "torchcodec")):
+        with pytest.raises(ValueError, match=r"size=64 .* only reader='pyav'"):
+            open_video(path, reader=reader, size=64)
+
+
+def test_transform_lets_the_decoder_scale():
+    config = {"num_frames": 4, "stride": 2, "size": 48, "resize": 60}
+    plain, fast = (create_transform(resize_backend=backend, **config) for backend in ("cv2", "decoder"))
+    with open_video(SHORT) as video:
+        before = video.get([5])
+        views, scaled = plain(video), fast(video)
+        assert scaled.shape == views.shape and not torch.equal(scaled, views)
+        assert (scaled - views).abs().mean() < 0.15
+        assert np.array_equal(video.get([5]), before)  # the reader gives whole frames again
+        frames = video.get(range(8))
+    assert torch.equal(plain(frames), fast(frames))  # frames that come from elsewhere are resized as ever

@@ -25,7 +25,7 @@ DATA_DEFAULTS: dict[str, Any] = {
     "size": 224,
     "average": "prob",  # "prob" | "score": what is averaged over views; "max": their largest probabilities
     "interpolation": "bilinear",
-    "resize_backend": "cv2",  # "cv2" | "torch" | "torch_antialias"
+    "resize_backend": "cv2",  # "cv2" | "torch" | "torch_antialias"; "decoder": fast, see `ClipTransform`
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
     "value_range": (0, 1),  # what 0 and 255 become before mean and std apply

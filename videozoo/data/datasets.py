@@ -129,6 +129,9 @@ class _Clip(BaseReader):
     def _read(self, indices: np.ndarray) -> np.ndarray:
         return self._video.get(indices + self._start)
 
+    def scale_to(self, width: int, height: int) -> bool:
+        return self._video.scale_to(width, height)
+
     def close(self) -> None:
         super().close()
         self._video.close()

@@ -4,19 +4,21 @@ One pass over the packets, without decoding, gives the time stamp of every frame
 known by their time stamp, and reading seeks to the key frame before each group of wanted frames. Where time stamps
 cannot be relied on (AVI and raw streams, damaged files, a header that claims another number of frames) the file is
 decoded once to count, and frames are known by their place in the decoding order from the start.
+
+What the pass over the packets found is kept for as long as the process lives, so that a file that is opened again, as
+in the epochs of a training, is neither scanned nor decoded for its size.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .packets import MEMORY, KnownFile, PacketIndex, file_key
 from .reader import BaseReader, VideoError
 
 __all__ = ["PyAVReader"]
@@ -25,22 +27,6 @@ __all__ = ["PyAVReader"]
 _TIMED_FORMATS = {"mov", "mp4", "matroska", "webm", "mpegts", "flv"}
 _ONE_FRAME_PER_PACKET = {"h264", "hevc", "mjpeg", "vp9", "av1", "libdav1d"}
 _SEEK_WORTH = 8  # packets: a shorter gap is decoded through
-
-
-@dataclass
-class _Index:
-    """Packets of a well-behaved file. Positions count packets in decoding order."""
-
-    shown: list[int]  # time stamps of the frames, increasing: frame i is the one with shown[i]
-    position: dict[int, int]  # time stamp -> position
-    keys: list[tuple[int, int, int]]  # key frames: (time stamp, position, decoding time stamp)
-
-    def key_before(self, stamp: int) -> tuple[int, int, int]:
-        """The last key frame that is shown no later and decoded no later than the frame `stamp`."""
-        place = bisect.bisect_right(self.keys, (stamp, len(self.position), 0)) - 1
-        while self.keys[place][1] > self.position[stamp]:
-            place -= 1
-        return self.keys[place]
 
 
 class PyAVReader(BaseReader):
@@ -57,6 +43,27 @@ class PyAVReader(BaseReader):
         self._container: Any = None
         self._broken = 0  # packets that did not decode
         self._open()
+        self._file = file_key(self.path)
+        known = MEMORY.get(self._file)
+        if known is None:
+            self._explore()
+        else:
+            self._index, self._count = known.index(), len(known.shown)
+            self._size, self._quarter_turns = known.size, known.quarter_turns
+        self.width, self.height = self._size[::-1] if self._quarter_turns % 2 else self._size
+        self._shape = self.height, self.width  # of the frames that are given
+
+    def scale_to(self, width: int, height: int) -> bool:
+        """Frames come in this size from now on, scaled as their colours are converted, which costs little more.
+
+        The scaler is FFmpeg's, bilinear with smoothing, so bytes differ from those of `resize`. `width` and `height`
+        of the reader stay those of the video.
+        """
+        self._shape = height, width
+        return True
+
+    def _explore(self) -> None:
+        """Find out which frames there are and their size, and remember it if the packets tell."""
         self._index = self._scan()
         first = None
         if self._index is not None:
@@ -69,7 +76,8 @@ class PyAVReader(BaseReader):
             raise VideoError(self.path, "no frame decodes: the file is damaged or cut off too early.")
         self._size = first.width, first.height  # size and rotation are only certain once a frame is decoded
         self._quarter_turns = round(first.rotation / 90) % 4
-        self.width, self.height = self._size[::-1] if self._quarter_turns % 2 else self._size
+        if self._index is not None:
+            MEMORY.put(self._file, KnownFile.of(self._index, self._size, self._quarter_turns))
 
     def close(self) -> None:
         super().close()
@@ -134,7 +142,7 @@ class PyAVReader(BaseReader):
             if packet.size:
                 yield packet
 
-    def _scan(self) -> _Index | None:
+    def _scan(self) -> PacketIndex | None:
         """Read all packets once; None where they do not tell which frames there are."""
         packets = [(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in self._demux_all()]
         stamps = [pts for pts, *_ in packets]
@@ -158,7 +166,7 @@ class PyAVReader(BaseReader):
             if is_key
         )
         shown = sorted(pts for pts, _, _, discarded, _ in packets if not discarded)
-        return _Index(shown, {pts: position for position, pts in enumerate(stamps)}, keys)
+        return PacketIndex(shown, {pts: position for position, pts in enumerate(stamps)}, keys)
 
     def _demux_all(self) -> Iterator[Any]:
         self._position = None
@@ -178,6 +186,7 @@ class PyAVReader(BaseReader):
 
     def _count_by_decoding(self) -> Any:
         """Fall back to reading in order from the start, and find out how many frames that gives; returns the first."""
+        MEMORY.forget(self._file)
         self._index = None
         self._open()
         self._broken = 0
@@ -189,7 +198,7 @@ class PyAVReader(BaseReader):
             why = f"{self._broken} packets do not decode" if self._broken else f"about {lost} frames are missing"
             warnings.warn(
                 f"{self.path}: the file is damaged or cut off; {why}, the {self._count} frames that decode are used.",
-                stacklevel=3,
+                stacklevel=4,
             )
         return first
 
@@ -203,7 +212,7 @@ class PyAVReader(BaseReader):
     # Reading
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        out = np.empty((len(indices), *self._shape, 3), np.uint8)
         if self._index is not None:
             if self._read_by_stamp(indices, out):
                 return out
@@ -314,8 +323,8 @@ class PyAVReader(BaseReader):
             return []
 
     def _convert(self, frame: Any, out: np.ndarray) -> None:
-        """RGB of a decoded frame into `out`, upright, scaled only where the size changes within the file."""
-        width, height = self._size
+        """RGB of a decoded frame into `out`, upright; scaled if asked for or where the size changes within a file."""
+        height, width = self._shape[::-1] if self._quarter_turns % 2 else self._shape
         rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
         plane = rgb.planes[0]
         image = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : width * 3]

@@ -65,6 +65,7 @@ def open_video(
     num_threads: int = 0,
     modality: str = "rgb",
     fps: float | None = None,
+    size: int | None = None,
 ) -> VideoReader:
     """Open a video file or a folder of frames.
 
@@ -72,12 +73,20 @@ def open_video(
     `num_threads`: decoder threads, 0 for as many as FFmpeg likes; use 1 in data-loading worker processes.
     `modality="flow"` opens a folder of `x_*` and `y_*` images, frames are then `(T, H, W, 2)`. `fps` is for folders,
     whose speed is not known otherwise. Anything that gives no frame at all is a `VideoError`.
+
+    `size` is the fast mode: frames come with this short side, scaled by the decoder as it converts their colours. That
+    is quicker than decoding and resizing, and not equal in every byte to the resizing of published test protocols.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
         raise VideoError(path, "there is no such file or folder.")
     if reader == "auto":
         reader = "images" if os.path.isdir(path) else "pyav"
+    if size is not None and (reader != "pyav" or size < 1):
+        raise ValueError(
+            f"size={size} with reader={reader!r}: only reader='pyav' scales frames while it decodes, to a short side "
+            "from 1 on; resize them afterwards."
+        )
     if reader == "images":
         return ImageFolderReader(path, modality=modality, fps=fps or 0.0)
     if reader not in ("pyav", "torchcodec"):
@@ -91,8 +100,12 @@ def open_video(
     if reader == "torchcodec":
         return TorchcodecReader(path, num_threads=num_threads)
     from .pyav import PyAVReader
+    from .resize import rescale_size
 
-    return PyAVReader(path, num_threads=num_threads)
+    video = PyAVReader(path, num_threads=num_threads)
+    if size is not None:
+        video.scale_to(*rescale_size(video.width, video.height, (-1, size)))
+    return video
 
 
 class BaseReader(ABC):
@@ -133,6 +146,10 @@ class BaseReader(ABC):
     @abstractmethod
     def _read(self, indices: np.ndarray) -> np.ndarray:
         """Frames of distinct, increasing indices."""
+
+    def scale_to(self, width: int, height: int) -> bool:
+        """Ask for frames in another size; False from a reader that gives them as they are stored."""
+        return False
 
     def close(self) -> None:
         """Give up the file; reading afterwards is a ValueError. Closing twice is fine."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,13 @@ def resize(
     `scale` is a factor or `(width, height)`; with `keep_ratio` the pair is the frame to fit into, in any order, -1 for
     unbounded (see `rescale_size`), without it the exact new size.
     """
-    width, height = rescale_size(frames.shape[2], frames.shape[1], scale) if keep_ratio else scale
+    width, height = resized_size(frames.shape[2], frames.shape[1], scale, keep_ratio)
     return resize_frames(frames, (height, width), interpolation=interpolation, backend=backend)
+
+
+def resized_size(width: int, height: int, scale: float | Sequence[int], keep_ratio: bool = True) -> tuple[int, int]:
+    """New `(width, height)` by the rule of `resize`."""
+    return rescale_size(width, height, scale) if keep_ratio else (scale[0], scale[1])
 
 
 def crop_boxes(height: int, width: int, size: int | tuple[int, int], crops: int) -> list[tuple[Box, bool]]:
@@ -271,6 +277,10 @@ class ClipTransform:
     `(T, H, W, C)` as tensor, array or list of PIL images, it takes them as one clip and returns `(crops, C, T, H, W)`,
     or for training `(C, T, H, W)`. Videos with fewer frames than a clip spans repeat their frames.
 
+    `resize_backend="decoder"` is the fast mode: the reader scales frames while it decodes, which is not equal in every
+    byte to the published protocols. Frames that come from elsewhere, and crops of training clips, are resized as with
+    "cv2".
+
     Training draws come from `rng`; without it from a generator seeded by torch, so `torch.manual_seed` and the worker
     seeds of a DataLoader govern them. Where left and right differ, set `hflip=0`, or take `training_clip`, which tells
     whether it has mirrored the clip.
@@ -327,6 +337,10 @@ class ClipTransform:
             raise ValueError("a training transform has no fixed views: call it, or create it with is_training=False.")
         return self._views(*self._sampled_frames(reader))
 
+    def resized(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 `(T, H, W, C)` in the size that views are cut from; frames that have it come back as they are."""
+        return self._resize(frames)
+
     def normalize(self, frames: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
         """uint8 views `(V, T, H, W, C)` to float32 `(V, C, T, H, W)` on `device`."""
         cfg = self.config
@@ -359,7 +373,8 @@ class ClipTransform:
     def _distinct_frames(self, reader: VideoReader, indices: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Every frame that occurs, decoded and resized once `(N, H, W, C)`, and `indices` as rows of it."""
         distinct, rows = np.unique(indices, return_inverse=True)
-        parts = [self._resize(torch.from_numpy(part)) for part in _read_in_chunks(reader, distinct)]
+        with self._scaling(reader):
+            parts = [self._resize(torch.from_numpy(part)) for part in _read_in_chunks(reader, distinct)]
         frames = parts[0] if len(parts) == 1 else torch.cat(parts)
         self._check_channels(frames)
         return frames, rows.reshape(indices.shape)
@@ -374,14 +389,31 @@ class ClipTransform:
 
     def _resize(self, frames: torch.Tensor, exact: int | None = None) -> torch.Tensor:
         cfg = self.config
-        kind = {"interpolation": cfg["interpolation"], "backend": cfg["resize_backend"]}
+        backend = "cv2" if cfg["resize_backend"] == "decoder" else cfg["resize_backend"]
+        kind = {"interpolation": cfg["interpolation"], "backend": backend}
         if exact is not None:
             return resize(frames, (exact, exact), keep_ratio=False, **kind)
         if cfg["resize"] is None:
             return frames
-        if isinstance(cfg["resize"], int):
-            return resize(frames, (-1, cfg["resize"]), **kind)
-        return resize(frames, cfg["resize"], keep_ratio=cfg["keep_ratio"], **kind)
+        return resize(frames, **self._resize_rule(), **kind)
+
+    def _resize_rule(self) -> dict[str, Any]:
+        """The arguments of `resize` that say which size frames get."""
+        scale, keep_ratio = self.config["resize"], self.config["keep_ratio"]
+        return {"scale": (-1, scale)} if isinstance(scale, int) else {"scale": scale, "keep_ratio": keep_ratio}
+
+    @contextmanager
+    def _scaling(self, reader: VideoReader) -> Iterator[None]:
+        """With the "decoder" backend frames come scaled from readers that can do so, within the block."""
+        is_fast = self.config["resize_backend"] == "decoder" and self.config["resize"] is not None
+        if not is_fast or not hasattr(reader, "scale_to"):
+            yield
+            return
+        reader.scale_to(*resized_size(reader.width, reader.height, **self._resize_rule()))
+        try:
+            yield
+        finally:
+            reader.scale_to(reader.width, reader.height)
 
     def _whole_clip(self, count: int) -> np.ndarray:
         """Indices (1, T) or (1, T, k) of frames that are one clip already."""
