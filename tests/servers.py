@@ -232,11 +232,21 @@ class _HubHandler(_Handler):
     def _info(self, repo: str, revision: str | None) -> None:
         commit = self._resolved(repo, revision or "main")
         if commit is not None:
-            siblings = [{"rfilename": name} for name in self.server.commits[commit]]
+            siblings = [self._sibling(name, data) for name, data in self.server.commits[commit].items()]
             private = self.server.repos[repo]["private"]
             self.json(
                 {"id": repo, "modelId": repo, "sha": commit, "private": private, "tags": [], "siblings": siblings}
             )
+
+    def _sibling(self, name: str, data: bytes) -> dict:
+        """What the Hub says of a file, of large ones the hash of their content too."""
+        if "blobs=" not in self.path:
+            return {"rfilename": name}
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        facts = {"rfilename": name, "size": len(data), "blobId": blob}
+        if name.endswith(".safetensors"):
+            facts["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+        return facts
 
     def _tree(self, repo: str, revision: str) -> None:
         commit = self._resolved(repo, revision)

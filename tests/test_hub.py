@@ -29,7 +29,8 @@ from videozoo.checkpoint import CheckpointError, load_state_dict
 from videozoo.download import DownloadError
 
 def entry(**fields):
-    plain = dict.fromkeys("url hash_prefix container hf_hub_id revision sha256 file license labels".split(), "")
+    names = "url hash_prefix container conversion hf_hub_id revision sha256 file license labels"
+    plain = dict.fromkeys(names.split(), "")
     return SimpleNamespace(**{**plain, "name": "tsn_k400", "tag": "mma0", "full_name": "tsn_k400.mma0", **fields})
 
 def convert(state):
@@ -237,6 +238,50 @@ def test_hub_comes_before_the_published_address(place, tmp_path):
     assert len(place.files.log) == 1
 
 
+def test_a_repository_that_nobody_vouches_for_is_not_asked(place, tmp_path):
+    """Anybody could make it; it is used where the catalog has its hash, or the user names the organisation."""
+    place.files.files["/a.pth"] = upstream_file(tmp_path / "a.pth")
+    for organisation, bias in (("videozoo", 2.0), ("acme", 3.0)):
+        place.hub.add_repo(f"{organisation}/tsn_k400.mma0")
+        content = safetensors_bytes(tmp_path, bias)
+        revision = place.hub.commit(f"{organisation}/tsn_k400.mma0", "main", {"model.safetensors": content})
+    sha256 = hashlib.sha256(content).hexdigest()
+    code = f"""
+    url = os.environ["FILES"] + "/a.pth"
+    pin = dict(hf_hub_id="acme/", revision={revision!r}, sha256={sha256!r})
+    load = lambda number, **fields: bias(
+        hub.pretrained_state(entry(url=url, **fields), convert, cache_dir=os.environ["HF_HOME"] + str(number))
+    )
+    values = [load(1), load(2, **pin)]
+    os.environ["VIDEOZOO_HUB_ORG"] = "videozoo"
+    wrong = message(load, 3, **pin)
+    report(values=values, named=load(4), wrong=wrong)
+    """
+    got = place.run(code)
+    assert got["values"] == [[1.0, 1.0], [3.0, 3.0]]
+    assert got["named"] == [2.0, 2.0]
+    assert sha256 in got["wrong"] and "videozoo/tsn_k400.mma0" in got["wrong"]  # a copy elsewhere must be the same file
+
+
+def test_weights_of_older_conversion_rules_are_converted_anew(place, tmp_path):
+    place.files.files["/a.pth"] = upstream_file(tmp_path / "a.pth")
+    code = """
+    from videozoo.convert import VERSIONS
+    here = entry(url=os.environ["FILES"] + "/a.pth", conversion="mmaction2")
+    hub.pretrained_state(here, convert)
+    other = lambda state: {key: value + 1 for key, value in convert(state).items()}
+    same = bias(hub.pretrained_state(here, other))
+    VERSIONS["mmaction2"] += 1
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    offline = message(hub.pretrained_state, here, other)
+    os.environ["HF_HUB_OFFLINE"] = ""
+    report(same=same, offline=offline, anew=bias(hub.pretrained_state(here, other)))
+    """
+    got = place.run(code)
+    assert (got["same"], got["anew"]) == ([1.0, 1.0], [2.0, 2.0])
+    assert "is of older conversion rules" in got["offline"]
+
+
 def test_published_file_is_converted_and_cached_once(place, tmp_path):
     content = upstream_file(tmp_path / "a.pth")
     place.files.files["/a.pth"] = content
@@ -257,7 +302,8 @@ def test_published_file_is_converted_and_cached_once(place, tmp_path):
     from safetensors import safe_open
 
     with safe_open(cache / kept[0], "pt") as file:
-        assert file.metadata() == {"format": "pt", "source": place.files.url + "/a.pth", "source_sha256": digest}
+        origin = {"source": place.files.url + "/a.pth", "source_sha256": digest}
+        assert file.metadata() == {"format": "pt", **origin, "conversion_version": "1"}
 
     place.hub.log.clear()
     code = """
@@ -290,7 +336,7 @@ def test_no_source_has_the_weights(place, tmp_path):
     lines = got["missing"].splitlines()
     assert lines[0].startswith("DownloadError: The weights of tsn_k400.mma0 are not in the cache")
     assert "videozoo/tsn_k400.mma0/model.safetensors does not exist" in lines[1].replace(str(place.home), "")
-    assert "Hub repository videozoo/tsn_k400.mma0 does not exist" in lines[2]
+    assert "Hub: videozoo/tsn_k400.mma0 is not asked" in lines[2] and "VIDEOZOO_HUB_ORG=videozoo" in lines[2]
     assert "/gone.pth" in lines[3] and "404" in lines[3]
     assert "none is known" in got["no_url"]
     assert "CheckpointError" in got["page"] and "web page" in got["page"]
@@ -320,7 +366,7 @@ def test_offline_and_hub_out_of_order(place, tmp_path):
     """
     place.run(fill)
     place.hub.log.clear()
-    got = place.run(code, HF_HUB_OFFLINE="1")
+    got = place.run(code, HF_HUB_OFFLINE="1", VIDEOZOO_HUB_ORG="videozoo")
     assert (got["cached"], got["config"]) == ([2.0, 2.0], "tsn")
     assert "tsm_k400.mma0 are not in the cache" in got["absent"] and "unset HF_HUB_OFFLINE" in got["absent"]
     assert str(place.home) in got["absent"] and "/a.pth is not asked" in got["absent"]
@@ -353,11 +399,12 @@ def test_damaged_hub_cache_and_absent_hub(place, tmp_path):
     """
     with HubServer() as gone:
         nobody = gone.url
-    assert place.run(code, HF_ENDPOINT=nobody) == {"fallback": [1.0, 1.0]}
+    named = {"VIDEOZOO_HUB_ORG": "videozoo"}
+    assert place.run(code, HF_ENDPOINT=nobody, **named) == {"fallback": [1.0, 1.0]}
     assert (place.home / "home" / "hf" / "own" / "tsn_k400.mma0" / "model.safetensors").exists()
     place.hub.down = True
     place.hub.log.clear()
-    assert place.run(code, home="third") == {"fallback": [1.0, 1.0]}
+    assert place.run(code, home="third", **named) == {"fallback": [1.0, 1.0]}
     assert sum("/resolve/" in line for line in place.hub.log) == 1  # asked once, not again and again
 
 

@@ -108,11 +108,14 @@ class Entry:
     packaged: str = ""
     """File in ``catalog/weights`` for weights that come with the package, whose hash is ``sha256``."""
     hf_hub_id: str = ""
+    """Repository in the Hub, or ``organisation/``, whose repository of this entry's name is meant."""
     hf_hub_filename: str = "model.safetensors"
     revision: str = ""
     """Full commit hash in the Hub repository."""
     sha256: str = ""
     """Hash of the file in the Hub repository."""
+    num_bytes: int = 0
+    """Size of the file in the Hub repository."""
     first_conv: tuple[str, ...] = ()
     classifier: str = ""
     license: str = ""
@@ -246,11 +249,26 @@ def check_entries(entries: list[Entry]) -> None:
             raise CatalogError(f"{entry.full_name}: mean and std differ in length")
         if not entry.license:
             raise CatalogError(f"{entry.full_name}: the licence of the weights is not stated")
+        _check_pin(entry)
     names = {entry.name for entry in entries}
     for name in names:
         defaults = [e.tag for e in entries if e.name == name and e.default]
         if len(defaults) != 1:
             raise CatalogError(f"{name}: exactly one tag must be the default, found {defaults}")
+
+
+def _check_pin(entry: Entry) -> None:
+    for key, digits in (("revision", 40), ("sha256", 64)):
+        if not re.fullmatch(rf"(?:[0-9a-f]{{{digits}}})?", getattr(entry, key)):
+            raise CatalogError(f"{entry.full_name}: {key!r} must be {digits} hexadecimal digits")
+    if entry.revision and not (entry.sha256 and entry.hf_hub_id):
+        raise CatalogError(f"{entry.full_name}: a revision needs 'hf_hub_id' and 'sha256': write it with videozoo pin")
+
+
+def table_files() -> list[Path]:
+    """The tables of entries, one file a family."""
+    folder = Path(str(resources.files("videozoo").joinpath("catalog")))
+    return sorted(path for path in folder.glob("*.toml") if path.name not in NO_ENTRIES)
 
 
 def read_table(text: str, where: str) -> list[Entry]:
@@ -270,9 +288,8 @@ def read_table(text: str, where: str) -> list[Entry]:
 def entries() -> dict[str, Entry]:
     """All entries by full name, in the order of the tables."""
     rows: list[Entry] = []
-    for path in sorted(resources.files("videozoo").joinpath("catalog").iterdir(), key=lambda p: p.name):
-        if path.name.endswith(".toml") and path.name not in NO_ENTRIES:
-            rows += read_table(path.read_text(encoding="utf-8"), path.name)
+    for path in table_files():
+        rows += read_table(path.read_text(encoding="utf-8"), path.name)
     check_entries(rows)
     return {entry.full_name: entry for entry in rows}
 

@@ -311,6 +311,17 @@ def load_state_dict(path: str | os.PathLike, container: str = "") -> dict[str, T
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The strings in the header of a safetensors file; CheckpointError if it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); download it again.") from error
+
+
 # Writing and hashes --------------------------------------------------------------------------------------------------
 
 

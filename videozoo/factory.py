@@ -217,6 +217,13 @@ def _build(architecture: str, kwargs: Mapping[str, Any]) -> Any:
         return registry.model_entrypoint(architecture)(**kwargs)
 
 
+def describe_network(entry: Entry) -> Any:
+    """The network of an entry as ``create_model`` makes it, but without memory behind its weights."""
+    model = _build(entry.architecture, _build_args(entry))
+    model.pretrained_cfg = _instance_cfg(model, entry.architecture, entry.to_dict(), {}, is_loaded=True)
+    return model
+
+
 def _draw(model: Any, architecture: str, kwargs: Mapping[str, Any]) -> Any:
     """The network of a meta model with freshly drawn weights."""
     if not registry.is_our_own(architecture):  # what it does to its weights is known to its builder alone

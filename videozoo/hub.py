@@ -21,10 +21,12 @@ from .checkpoint import (
     CheckpointError,
     atomic_path,
     load_state_dict,
+    read_metadata,
     save_state_dict,
     sha256_file,
     verify_hash,
 )
+from .convert import VERSIONS
 from .download import DownloadError, fetch_url, is_offline
 from .hub_card import model_card
 
@@ -32,8 +34,9 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _SOURCE_FIELDS = frozenset(  # of a pretrained_cfg: where weights came from and how entries are found, not what they are
     "url hash_prefix container conversion surplus_classes file packaged state_dict hf_hub_id hf_hub_filename revision "
-    "sha256 default alias upstream".split()
+    "sha256 num_bytes default alias upstream".split()
 )
+DEFAULT_ORGANISATION = "videozoo"
 _log = logging.getLogger(__name__)
 
 
@@ -61,18 +64,46 @@ def cached_weights(full_name: str, folder: str | os.PathLike | None = None) -> P
     return (Path(folder).expanduser() if folder else cache_dir()) / full_name / WEIGHTS
 
 
-def _read_cached(path: Path) -> dict[str, Tensor] | None:
+def _read_cached(path: Path, conversion: str) -> dict[str, Tensor] | None:
+    """Weights from the cache; None if there are none, or they were converted by other rules than today's."""
     if not path.exists():
         return None
     try:
-        return load_state_dict(path)
+        state = load_state_dict(path)
+        if read_metadata(path).get("conversion_version", "1") == str(conversion_version(conversion)):
+            return state
+        _log.info("The cached weights %s were converted by older rules and will be fetched again.", path)
+        return None
     except (CheckpointError, FileNotFoundError) as error:
         _log.warning("The cached weights %s are unreadable and will be fetched again: %s", path, error)
         path.unlink(missing_ok=True)
         return None
 
 
+def conversion_version(conversion: str) -> int:
+    """Of the rules `conversion`; those of an entry without rules never change."""
+    return VERSIONS.get(conversion, 1)
+
+
 # Pretrained weights --------------------------------------------------------------------------------------------------
+
+
+def repository(entry: Any) -> tuple[str, str]:
+    """Hub repository of an entry and the revision to take from it, empty: its main branch.
+
+    `entry.hf_hub_id` is a repository, or an organisation with a slash behind it, which `$VIDEOZOO_HUB_ORG` replaces.
+    Without it the organisation is "videozoo". The revision is that of the entry's own organisation.
+    """
+    if entry.hf_hub_id and not entry.hf_hub_id.endswith("/"):
+        return entry.hf_hub_id, entry.revision
+    own = entry.hf_hub_id.removesuffix("/") or DEFAULT_ORGANISATION
+    organisation = os.environ.get("VIDEOZOO_HUB_ORG") or own
+    return f"{organisation}/{entry.full_name}", entry.revision if organisation == own else ""
+
+
+def is_trusted(entry: Any) -> bool:
+    """Whether the entry's Hub repository was chosen by somebody: by a hash in the catalog, or by name by the user."""
+    return bool(entry.sha256 or entry.hf_hub_id or os.environ.get("VIDEOZOO_HUB_ORG"))
 
 
 def pretrained_state(
@@ -84,11 +115,11 @@ def pretrained_state(
 ) -> dict[str, Tensor]:
     """The entry's weights with videozoo's keys, from the first source that has them.
 
-    In this order: the cache; the Hub repository (`entry.hf_hub_id`, else `<organisation>/<full_name>`
-    with the organisation `$VIDEOZOO_HUB_ORG`, else "videozoo") at `entry.revision`; the published address, whose file
-    is checked, converted and cached. The cache wins whatever source it was filled from, also after VIDEOZOO_HUB_ORG has
-    changed: delete the entry's folder in it to fetch anew. A repository or file that is absent or out of reach makes
-    way for the next source.
+    In this order: the cache; the Hub (`repository(entry)`), whose file is checked against `entry.sha256`; the published
+    address, whose file is checked, converted and cached. A repository that nobody vouches for (`is_trusted`) is not
+    asked where there is a published address. The cache wins whatever source it was filled from, also after
+    VIDEOZOO_HUB_ORG has changed: delete the entry's folder in it to fetch anew. A repository or file that is absent or
+    out of reach makes way for the next source.
 
     Args:
         convert: from the published state dict to videozoo's keys. Not called for cache and Hub.
@@ -99,13 +130,18 @@ def pretrained_state(
         CheckpointError: a source has a file with another hash, or an unreadable one. Never passed over.
     """
     target = cached_weights(entry.full_name, cache_dir)
-    state = _read_cached(target)
+    state = _read_cached(target, entry.conversion)
     if state is not None:
         return state
-    repo_id = entry.hf_hub_id or f"{os.environ.get('VIDEOZOO_HUB_ORG') or 'videozoo'}/{entry.full_name}"
+    repo_id, revision = repository(entry)
     reasons = []
     try:
-        path = _hub_file(repo_id, WEIGHTS, entry.revision, cache_dir, patient=False)
+        if entry.url and not is_trusted(entry):
+            raise HubError(
+                f"{repo_id} is not asked, since the catalog has no hash of its file; to use it all the same, "
+                f"set VIDEOZOO_HUB_ORG={repo_id.split('/')[0]}."
+            )
+        path = hub_file(repo_id, WEIGHTS, revision, cache_dir, patient=False)
         return _checked_state(path, repo_id, entry.sha256)
     except HubError as error:
         _log.info("%s", error)
@@ -129,7 +165,7 @@ def published_state(entry: Any, convert: Callable, target: Path, progress: bool)
     downloads = target.parent.parent / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / f"{entry.full_name}.lock"):
-        state = _read_cached(target)
+        state = _read_cached(target, entry.conversion)
         if state is not None:
             return state
         if is_offline() and not entry.url.startswith("file:"):
@@ -143,6 +179,7 @@ def published_state(entry: Any, convert: Callable, target: Path, progress: bool)
             upstream.unlink()  # or it would be taken for a finished download for ever
             raise
         origin = {"source": entry.url, "source_sha256": sha256_file(upstream)}
+        origin["conversion_version"] = str(conversion_version(entry.conversion))
         save_state_dict(convert(state), target, metadata=origin)
         del state  # it is mapped from the file to be deleted
         upstream.unlink()
@@ -156,7 +193,7 @@ def _no_weights(full_name: str, target: Path, reasons: list[str]) -> str:
         else "mend one of these, or give a file that you have as checkpoint_path"
     )
     lines = [f"The weights of {full_name} are not in the cache and no other source has them; {remedy}."]
-    lines += [f"  cache: {target} does not exist."]
+    lines += [f"  cache: {target} {'is of older conversion rules' if target.exists() else 'does not exist'}."]
     lines += [f"  {reason}" for reason in reasons]
     return "\n".join(lines)
 
@@ -166,7 +203,7 @@ def _no_weights(full_name: str, target: Path, reasons: list[str]) -> str:
 
 def hub_config(repo_id: str, revision: str | None = None, cache_dir: str | os.PathLike | None = None) -> dict[str, Any]:
     """`config.json` of a Hub repository; HubError if it cannot be had, ValueError if it is not a model's config."""
-    return _read_config(_hub_file(repo_id, CONFIG, revision, cache_dir), f"Hub repository {repo_id}")
+    return _read_config(hub_file(repo_id, CONFIG, revision, cache_dir), f"Hub repository {repo_id}")
 
 
 def hub_state(
@@ -179,7 +216,7 @@ def hub_state(
 
     Raises HubError if the file cannot be had, CheckpointError if it is unreadable.
     """
-    return _checked_state(_hub_file(repo_id, WEIGHTS, revision, cache_dir), repo_id)
+    return _checked_state(hub_file(repo_id, WEIGHTS, revision, cache_dir), repo_id)
 
 
 def _checked_state(path: Path, repo_id: str, sha256: str = "") -> dict[str, Tensor]:
@@ -194,26 +231,24 @@ def _checked_state(path: Path, repo_id: str, sha256: str = "") -> dict[str, Tens
         raise CheckpointError(f"{error} (From Hub repository {repo_id}; the cached file was removed.)") from error
 
 
-def _hub_file(
+def hub_file(
     repo_id: str, filename: str, revision: str | None, cache_dir: str | os.PathLike | None, patient: bool = True
 ) -> Path:
     """A file of a Hub repository in the client's cache; `patient=False` asks a Hub that fails to answer only once."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    cache = Path(cache_dir).expanduser() / "hub" if cache_dir else None
-    with _hub_errors(repo_id, filename, revision):
-        if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-            cached = try_to_load_from_cache(repo_id, filename, cache, revision)
-            if isinstance(cached, str):
-                return Path(cached)
+    with hub_errors(repo_id, filename, revision):
+        cached = cached_hub_file(repo_id, filename, revision, cache_dir)
+        if cached is not None:
+            return cached
         problem = None if patient or is_offline() else _hub_problem(repo_id, filename, revision)
         try:
             path = hf_hub_download(
                 repo_id,
                 filename,
                 revision=revision or None,
-                cache_dir=cache,
+                cache_dir=_hub_cache(cache_dir),
                 library_name="videozoo",
                 library_version=__version__,
                 local_files_only=is_offline() or problem is not None,
@@ -223,6 +258,22 @@ def _hub_file(
                 raise problem from error
             raise
     return Path(path)
+
+
+def _hub_cache(cache_dir: str | os.PathLike | None) -> Path | None:
+    return Path(cache_dir).expanduser() / "hub" if cache_dir else None
+
+
+def cached_hub_file(
+    repo_id: str, filename: str, revision: str | None, cache_dir: str | os.PathLike | None = None
+) -> Path | None:
+    """A file of a Hub repository at a full commit hash, if it is in the client's cache; a branch may have moved."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        return None
+    cached = try_to_load_from_cache(repo_id, filename, _hub_cache(cache_dir), revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _hub_problem(repo_id: str, filename: str, revision: str | None) -> Exception | None:
@@ -239,7 +290,7 @@ def _hub_problem(repo_id: str, filename: str, revision: str | None) -> Exception
 
 
 @contextmanager
-def _hub_errors(repo_id: str, filename: str, revision: str | None) -> Iterator[None]:
+def hub_errors(repo_id: str, filename: str, revision: str | None) -> Iterator[None]:
     """Turns what the Hub client raises into HubError with one sentence."""
     from huggingface_hub.errors import HFValidationError, HTTPError
 
@@ -330,15 +381,20 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike, *, labels: list
         labels: class names in index order, stored as `label_names`.
     """
     folder = Path(folder)
-    config = _config_of(model, labels)
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    config = model_config(model, labels)
     save_state_dict(model, folder / WEIGHTS)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save_config(config, folder)
     return folder
 
 
-def _config_of(model: Any, labels: list[str] | None) -> dict[str, Any]:
+def save_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Writes `config.json` to a folder."""
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def model_config(model: Any, labels: list[str] | None = None) -> dict[str, Any]:
+    """What `save_pretrained` writes to `config.json`."""
     if labels is not None and len(labels) != model.num_classes:
         raise ValueError(f"There are {len(labels)} labels for {model.num_classes} classes; give one label a class.")
     cfg: Mapping[str, Any] = model.pretrained_cfg
@@ -383,25 +439,60 @@ def push_to_hub(
 
     Raises HubError, in one sentence, if the Hub refuses or cannot be reached.
     """
+    parameters = sum(p.numel() for p in model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, labels=labels)
+        return upload(
+            {path.name: path for path in Path(folder).iterdir()},
+            repo_id,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            token=token,
+            card=lambda repo_id: model_card(load_config(folder), repo_id, parameters),
+        )
+
+
+def upload(
+    files: Mapping[str, Path],
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str,
+    token: str | None = None,
+    card: Callable[[str], str] | None = None,
+) -> str:
+    """Publishes files, by their names there, in one commit, whose address is returned; arguments as of `push_to_hub`.
+
+    `card` makes the text of README.md from the repository's full name, where there is none yet.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    api = hub_client(repo_id, token)
+    contents: dict[str, Path | bytes] = dict(files)
+    with hub_errors(repo_id, "README.md", revision):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if card and not api.file_exists(repo_id, "README.md", revision=revision):
+            contents["README.md"] = card(repo_id).encode()
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in contents.items()],
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
+    return (commit.pr_url if create_pr else None) or commit.commit_url
+
+
+def hub_client(repo_id: str, token: str | None = None) -> Any:
+    """The Hub's client, for asking about or writing to `repo_id`; HubError where HF_HUB_OFFLINE forbids it."""
     from huggingface_hub import HfApi
 
     if is_offline():
-        raise HubError(f"{repo_id} is not pushed because HF_HUB_OFFLINE is set; unset it to use the network.")
-    api = HfApi(token=token, library_name="videozoo", library_version=__version__)
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, labels=labels)
-        with _hub_errors(repo_id, "README.md", revision):
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision and not create_pr:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            if not api.file_exists(repo_id, "README.md", revision=revision):
-                card = model_card(load_config(folder), repo_id, sum(p.numel() for p in model.parameters()))
-                Path(folder, "README.md").write_text(card, encoding="utf-8")
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message,
-            )
-    return (commit.pr_url if create_pr else None) or commit.commit_url
+        raise HubError(f"{repo_id} is not asked because HF_HUB_OFFLINE is set; unset it to use the network.")
+    return HfApi(token=token, library_name="videozoo", library_version=__version__)

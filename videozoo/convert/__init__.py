@@ -18,6 +18,8 @@ SOURCES = {
 }
 CONVERSIONS: dict[str, Callable[[Mapping[str, Tensor]], State]] = {k: source.convert for k, source in SOURCES.items()}
 
+VERSIONS = dict.fromkeys(SOURCES, 1)  # to be raised with a source's rules, so that what they gave is converted anew
+
 
 def detect(keys: Mapping[str, Tensor]) -> str:
     """The source whose keys these are, a key of ``CONVERSIONS``; empty: they are ours, or unknown."""
