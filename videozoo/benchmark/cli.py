@@ -179,10 +179,9 @@ def describe(row: dict[str, Any]) -> str:
             f"    {time:.1f} ms (best {best:.1f}, quartiles {100 * spread:.0f} % apart), {rate:.3g} clips/s",
             f"    {memory:.0f} MiB at most, weights included",
         ]
-    if "infer_difference" in row:
-        lines.append(
-            f"    largest difference from the plain model's output: {row['infer_difference']:.1e} of its range"
-        )
+        if kind == "infer" and "infer_difference" in row:
+            apart = f"{row['infer_difference']:.1e}"
+            lines.append(f"    output differs from the plain model's by at most {apart} of its largest value")
     settings = [row["dtype"] if row["amp_dtype"] == "none" else f"{row['amp_dtype']} autocast"]
     names = {"channels_last": "channels-last", "torchcompile": "torch.compile", "optimize": "videozoo.optimize"}
     settings += [name for key, name in names.items() if row[key]]

@@ -233,8 +233,9 @@ def peak_memory(make: Callable[[], Step], device: str | torch.device = "cpu", *,
     """Bytes that a step needs at most, with all that ``make`` builds for it: weights, input, gradients, buffers.
 
     On a CPU it is the growth of the process, so a figure is only sound in a process that has done nothing else (see
-    :func:`in_fresh_process`); on CUDA what torch has allocated. What building alone needed for a moment does not count
-    where the system can forget it (Linux).
+    :func:`in_fresh_process`), and it holds what torch sets up for its first convolutions, tens of MiB; on CUDA it is
+    what torch has allocated. What building alone needed for a moment does not count where the system can forget it
+    (Linux).
     """
     device = torch.device(device)
     if device.type == "cuda":
