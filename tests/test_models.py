@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ LOCALIZERS = {entry.architecture for entry in catalog.entries().values() if entr
 OURS = set(filter(registry.is_our_own, registry.architectures()))  # other tests register networks of their own
 ARCHITECTURES = sorted(OURS - LOCALIZERS, key=natural_key)  # those: test_localization.py
 ONE_OF_EACH_FAMILY = {registry.module_of(name): name for name in reversed(ARCHITECTURES)}
+
+
+def network_of(name: str) -> tuple[str, str]:
+    """What is computed, without how deep the stages are and how frames are sampled."""
+    depth = re.sub(r"r(18|34)", "basic", re.sub(r"r(50|101|152)", "bottleneck", name))
+    return registry.module_of(name), re.sub(r"_(f\d+|\d+x\d+)$", "", depth)
+
+
+NETWORKS = sorted({network_of(name): name for name in reversed(ARCHITECTURES)}.values(), key=natural_key)
 CLASSES = 7
 
 
@@ -44,10 +54,17 @@ def create(name: str, **kwargs):
     return model
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=NETWORKS)
 def model(request):
     torch.manual_seed(0)
     return create(request.param, num_classes=CLASSES, drop_rate=0.0)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def layout(request):
+    """The model without memory for its numbers: what needs names and shapes only."""
+    with torch.device("meta"):
+        return videozoo.create_model(request.param, num_classes=CLASSES)
 
 
 def tensors(features):
@@ -154,13 +171,13 @@ def test_classifier_can_be_replaced_and_removed(model):
     model.load_state_dict(state)
 
 
-def test_layer_groups_run_from_stem_to_head(model):
+def test_layer_groups_run_from_stem_to_head(layout):
     for coarse in (False, True):
-        groups = videozoo.group_parameters(model, coarse)
-        assert sorted(n for group in groups.values() for n in group) == sorted(n for n, _ in model.named_parameters())
-        classifier = model.get_classifier(name_only=True)
+        groups = videozoo.group_parameters(layout, coarse)
+        assert sorted(n for group in groups.values() for n in group) == sorted(n for n, _ in layout.named_parameters())
+        classifier = layout.get_classifier(name_only=True)
         assert f"{classifier}.weight" in groups[max(groups)]
-        assert all(f"{conv}.weight" in groups[0] for conv in model.first_conv)
+        assert all(f"{conv}.weight" in groups[0] for conv in layout.first_conv)
         assert len(groups) >= 4
 
 
@@ -177,11 +194,11 @@ def test_no_tensor_is_shared(model):
     assert len(set(addresses)) == len(addresses)
 
 
-def test_state_dict_keys_are_a_public_contract(model):
-    keys = sorted((k, tuple(v.shape)) for k, v in model.state_dict().items())
+def test_state_dict_keys_are_a_public_contract(layout):
+    keys = sorted((k, tuple(v.shape)) for k, v in layout.state_dict().items())
     digest = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
     frozen = json.loads(FROZEN.read_text())
-    architecture = model.pretrained_cfg["architecture"]
+    architecture = layout.pretrained_cfg["architecture"]
     assert frozen.get(architecture) == digest, f'if this change is meant, state "{architecture}": "{digest}"'
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .conv_norm import conv_norm
+
 MODES = ("dot_product", "gaussian", "embedded_gaussian")
 
 
@@ -23,6 +25,8 @@ class NonLocal3d(nn.Module):
         pool_input: the pooling acts on the input of the projections to keys and values, not on their output.
         out_bias: the last convolution has a bias, though a norm follows it.
     """
+
+    conv_norms = (("out", "norm"),)
 
     def __init__(
         self,
@@ -69,4 +73,4 @@ class NonLocal3d(nn.Module):
         else:
             attention = F.softmax(similarity * self.scale, dim=-1)
         y = (attention @ value).transpose(1, 2).unflatten(2, x.shape[2:])  # (N, C/2, T, H, W)
-        return x + self.norm(self.out(y))
+        return x + conv_norm(y, self.out, self.norm)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import ConvNorm, conv_norm
 from ..registry import register_model
 from .recognizer import FeatureInfo, Recognizer, level
 from .resnet2d import DEPTHS, ResNet2d, conv_bn_shortcut, plain_block
@@ -58,12 +59,12 @@ class SplitConv(nn.Module):
     def __init__(self, in_chs: int, out_chs: int, kernel: int, stride: int = 1):
         super().__init__()
         pad = kernel // 2
-        self.time = nn.Sequential(
+        self.time = ConvNorm(
             nn.Conv2d(in_chs, out_chs, (kernel, 1), stride, (pad, 0), bias=False),
             nn.BatchNorm2d(out_chs),
             nn.ReLU(inplace=True),
         )
-        self.frequency = nn.Sequential(
+        self.frequency = ConvNorm(
             nn.Conv2d(in_chs, out_chs, (1, kernel), stride, (0, pad), bias=False),
             nn.BatchNorm2d(out_chs),
             nn.ReLU(inplace=True),
@@ -80,6 +81,7 @@ class AudioBottleneck(nn.Module):
     """
 
     expansion = 4
+    conv_norms = (("conv1", "bn1"), ("conv3", "bn3"))
 
     def __init__(self, in_chs: int, width: int, stride: int, split: bool):
         super().__init__()
@@ -96,10 +98,10 @@ class AudioBottleneck(nn.Module):
         self.downsample = conv_bn_shortcut(in_chs, out_chs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        out = self.bn3(self.conv3(torch.cat(out, dim=1) if self.split else out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = self.conv2(conv_norm(x, self.conv1, self.bn1, self.relu))
+        out = torch.cat(out, dim=1) if self.split else out
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(out, self.conv3, self.bn3, self.relu, shortcut)
 
 
 class AudioOnly(Recognizer):

@@ -102,7 +102,7 @@ class SegmentSampling(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n, out_chs = len(x), len(self.weight)
+        n, out_chs = x.shape[0], len(self.weight)
         products = torch.einsum("nct,ocp->tpno", x, self.weight[..., 0, 0])
         products = products.reshape(self.positions * self.points, n * out_chs)
         sums = F.embedding_bag(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import MaxPoolPairs
 from ..registry import register_model
 from .recognizer import FeatureInfo, level
 from .resnet2d import ResNet2d, plain_block
@@ -37,7 +38,7 @@ class C2D(ResNet2d):
         self.pool2 = nn.Identity()
         if temporal_pool:
             self.min_frames = 2
-            self.pool2 = nn.MaxPool3d((2, 1, 1), (2, 1, 1))
+            self.pool2 = MaxPoolPairs()
             stem, layer1, *later = self.feature_info.info
             later = [level(info["num_chs"], (2, info["reduction"][1]), info["module"]) for info in later]
             self.feature_info = FeatureInfo([stem, layer1, *later])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import conv_norm
 from ..registry import register_model
 from .recognizer import Recognizer, level
 
@@ -22,13 +23,15 @@ FLAT = 512 * 4 * 4  # what the last pool leaves of a clip
 class ConvReLU(nn.Module):
     """A 3x3x3 convolution and ReLU."""
 
+    conv_norms = (("conv", None),)
+
     def __init__(self, in_chs: int, out_chs: int):
         super().__init__()
         self.conv = nn.Conv3d(in_chs, out_chs, 3, padding=1)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(self.conv(x))
+        return conv_norm(x, self.conv, None, self.relu)
 
 
 class C3D(Recognizer):

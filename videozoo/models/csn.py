@@ -8,16 +8,36 @@ T = 32 frames, one in two.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..layers import ConvChain, DepthwiseConv3d, conv_norm
 from ..registry import register_model
 from .resnet3d import Bottleneck3d, ResNet3d, Stem, Stride, stage_kernels
 
 STRIDES: tuple[Stride, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+
+
+class MixThenDepthwise(ConvChain):
+    """A 1x1x1 convolution with norm and a depthwise kernel_t x 3 x 3 one."""
+
+    conv_norms = (("mix", "norm"),)
+
+    def __init__(self, width: int, kernel_t: int, stride: Stride, norm_eps: float):
+        super().__init__()
+        self.mix = nn.Conv3d(width, width, 1, bias=False)
+        self.norm = nn.BatchNorm3d(width, norm_eps)
+        self.depthwise = _depthwise(width, kernel_t, stride)
+
+    @property
+    def last_conv(self) -> nn.Module:
+        return self.depthwise
+
+    def lead(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_norm(x, self.mix, self.norm)
 
 
 def reduced_middle(width: int, kernel_t: int, stride: Stride, norm_eps: float) -> nn.Module:
@@ -27,17 +47,12 @@ def reduced_middle(width: int, kernel_t: int, stride: Stride, norm_eps: float) -
 
 def preserved_middle(width: int, kernel_t: int, stride: Stride, norm_eps: float) -> nn.Module:
     """The same with a 1x1x1 convolution and norm in front of it."""
-    parts = {
-        "mix": nn.Conv3d(width, width, 1, bias=False),
-        "norm": nn.BatchNorm3d(width, norm_eps),
-        "depthwise": _depthwise(width, kernel_t, stride),
-    }
-    return nn.Sequential(OrderedDict(parts))
+    return MixThenDepthwise(width, kernel_t, stride, norm_eps)
 
 
 def _depthwise(width: int, kernel_t: int, stride: Stride) -> nn.Conv3d:
     padding = (kernel_t // 2, 1, 1)
-    return nn.Conv3d(width, width, (kernel_t, 3, 3), stride, padding, groups=width, bias=False)
+    return DepthwiseConv3d(width, (kernel_t, 3, 3), stride, padding)
 
 
 def _csn(

@@ -31,10 +31,16 @@ MIN_SIDE = 1.0  # pixels; boxes that are smaller within the frame are widened to
 
 def check_boxes(boxes: Sequence[torch.Tensor], clips: int) -> None:
     """ValueError unless there is one tensor ``(K, 4)`` of finite x1 <= x2, y1 <= y2 for each clip."""
-    if isinstance(boxes, torch.Tensor) or len(boxes) != clips:
-        given = f"a tensor {tuple(boxes.shape)}" if isinstance(boxes, torch.Tensor) else f"{len(boxes)} of them"
+    if not isinstance(boxes, (list, tuple)) or len(boxes) != clips:
+        given = f"{len(boxes)} of them" if isinstance(boxes, (list, tuple)) else f"a {type(boxes).__name__}"
+        given += f" {tuple(boxes.shape)}" if isinstance(boxes, torch.Tensor) else ""
         raise ValueError(f"boxes must be a list of {clips} tensors (K, 4), one for each clip, got {given}")
     for number, rows in enumerate(boxes):
+        if not isinstance(rows, torch.Tensor):
+            raise ValueError(
+                f"boxes of clip {number} must be a tensor (K, 4) of x1, y1, x2, y2 in pixels, got a "
+                f"{type(rows).__name__}: use torch.as_tensor(boxes).reshape(-1, 4)"
+            )
         if rows.ndim != 2 or rows.shape[1] != 4:
             raise ValueError(
                 f"boxes of clip {number} must be a tensor (K, 4) of x1, y1, x2, y2 in pixels, got {tuple(rows.shape)}: "
@@ -58,6 +64,11 @@ def clip_boxes(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     low = torch.minimum(boxes[:, :2].clamp(min=0), limit - MIN_SIDE)
     high = torch.maximum(torch.minimum(boxes[:, 2:], limit), low + MIN_SIDE)
     return torch.cat((low, high), dim=1)
+
+
+def box_rows(boxes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The boxes ``(K_i, 4)`` of all clips as one tensor ``(sum K_i, 5)``, the number of the clip first."""
+    return torch.cat([F.pad(rows, (1, 0), value=clip) for clip, rows in enumerate(boxes)])
 
 
 class RoiHead(Recognizer):
@@ -99,19 +110,18 @@ class RoiHead(Recognizer):
         """Mean over time of the unpooled features, ``(N, C, H / 16, W / 16)``."""
         return x.mean(2)
 
-    def box_features(self, x: Features, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Feature maps of the boxes, ``(sum K_i, num_features, roi_size, roi_size)``."""
+    def box_features(self, x: Features, boxes: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Feature maps of the boxes, ``(sum K_i, num_features, roi_size, roi_size)``; boxes as in ``forward_head``."""
         from torchvision.ops import roi_align
 
         frames = self.feature_map(x)
         dtype = frames.dtype
         frames = frames.float() if dtype in (torch.float16, torch.bfloat16) else frames  # half precision moves boxes
-        rois = [rows.to(frames.device, frames.dtype) for rows in boxes]
+        rois = (boxes if isinstance(boxes, torch.Tensor) else box_rows(boxes)).to(frames.device, frames.dtype)
         maps = roi_align(frames, rois, self.roi_size, 1 / self.stride, aligned=self.aligned)
         if self.context:
             whole = F.adaptive_avg_pool2d(frames, self.roi_size)
-            whole = torch.cat([whole[i : i + 1].expand(len(rows), -1, -1, -1) for i, rows in enumerate(rois)])
-            maps = torch.cat((maps, whole), dim=1)
+            maps = torch.cat((maps, whole[rois[:, 0].long()]), dim=1)
         return maps.to(dtype)
 
     @property
@@ -119,9 +129,12 @@ class RoiHead(Recognizer):
         """Pixels of the clip that a cell of the features stands for, along each side."""
         return self.feature_info[-1]["reduction"][1]
 
-    def forward_head(self, x: Features, boxes: Sequence[torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
+    def forward_head(
+        self, x: Features, boxes: Sequence[torch.Tensor] | torch.Tensor, pre_logits: bool = False
+    ) -> torch.Tensor:
         """Output of ``forward_features`` and boxes within the frame -> logits ``(sum K_i, num_classes)``.
 
+        The boxes are a list as in ``forward``, or one tensor as ``box_rows`` makes it.
         ``pre_logits``: the classifier's input, ``(sum K_i, num_features)``.
         """
         if not self.global_pool:
@@ -135,6 +148,7 @@ class RoiHead(Recognizer):
 
     def forward(self, x: torch.Tensor, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits ``(sum K_i, num_classes)`` of the boxes of each clip; ValueError for boxes that are none."""
+        self.check_input(x)
         check_boxes(boxes, len(x))
         boxes = [clip_boxes(rows.float(), *x.shape[3:]) for rows in boxes]
         return self.forward_head(self.forward_features(x), boxes)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import ConvNorm, conv_norm
 from .recognizer import level
 from .resnet2d import FrameRecognizer
 
@@ -20,10 +21,10 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 LEVEL_ENDS = (1, 3, 6, 13, 18)  # last module of ``features`` in each feature level
 
 
-def conv_bn_relu6(in_chs: int, out_chs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn_relu6(in_chs: int, out_chs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> ConvNorm:
     """Convolution without bias, batch norm, ReLU6."""
     conv = nn.Conv2d(in_chs, out_chs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_chs), nn.ReLU6(inplace=True))
+    return ConvNorm(conv, nn.BatchNorm2d(out_chs), nn.ReLU6(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -37,9 +38,14 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = [conv_bn_relu6(in_chs, hidden)] if expand != 1 else []
         layers.append(conv_bn_relu6(hidden, hidden, 3, stride, groups=hidden))
         self.conv = nn.Sequential(*layers, nn.Conv2d(hidden, out_chs, 1, bias=False), nn.BatchNorm2d(out_chs))
+        self.conv_norms = ((f"conv.{len(layers)}", f"conv.{len(layers) + 1}"),)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.conv(self.before(x))
+        *layers, project, norm = self.conv
+        out = self.before(x)
+        for layer in layers:
+            out = layer(out)
+        out = conv_norm(out, project, norm)
         return x + out if self.shortcut else out
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import Conv3d, ConvChain, ConvNorm, conv_norm
 from ..registry import register_model
 from .resnet3d import SPATIAL_STRIDES, Bottleneck3d, ResNet3d, Stem, Stride, stage_kernels
 
@@ -29,7 +30,7 @@ def matched_width(in_chs: int, out_chs: int, kernel: int) -> int:
     return 3 * in_chs * out_chs * area // (in_chs * area + 3 * out_chs)
 
 
-class Conv2plus1d(nn.Module):
+class Conv2plus1d(ConvChain):
     """A 1 x k x k and a t x 1 x 1 convolution with norm and ReLU between them.
 
     Args:
@@ -55,18 +56,27 @@ class Conv2plus1d(nn.Module):
         spatial = ((1, kernel, kernel), (1, *stride[1:]), (0, kernel // 2, kernel // 2))
         temporal = ((kernel_t, 1, 1), (stride[0], 1, 1), (kernel_t // 2, 0, 0))
         first, last = (in_chs, mid_chs), (mid_chs, out_chs)
-        self.conv_s = nn.Conv3d(*(last if time_first else first), *spatial, bias=False)
+        self.conv_s = Conv3d(*(last if time_first else first), *spatial, bias=False)
         self.bn = nn.BatchNorm3d(mid_chs)
         self.relu = nn.ReLU(inplace=True)
-        self.conv_t = nn.Conv3d(*(first if time_first else last), *temporal, bias=False)
+        self.conv_t = Conv3d(*(first if time_first else last), *temporal, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, last = (self.conv_t, self.conv_s) if self.time_first else (self.conv_s, self.conv_t)
-        return last(self.relu(self.bn(first(x))))
+    @property
+    def conv_norms(self) -> tuple[tuple[str, str]]:
+        return (("conv_t" if self.time_first else "conv_s", "bn"),)
+
+    @property
+    def last_conv(self) -> nn.Module:
+        return self.conv_s if self.time_first else self.conv_t
+
+    def lead(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_norm(x, self.conv_t if self.time_first else self.conv_s, self.bn, self.relu)
 
 
 class BasicBlock3d(nn.Module):
     """Two convolutions, given as modules, the first with the stride; ``shortcut`` is one too where shapes change."""
+
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(
         self, width: int, conv1: nn.Module, conv2: nn.Module, shortcut: nn.Module | None, norm_eps: float = 1e-5
@@ -77,13 +87,12 @@ class BasicBlock3d(nn.Module):
         self.conv2 = conv2
         self.bn2 = nn.BatchNorm3d(width, norm_eps)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = None if shortcut is None else nn.Sequential(shortcut, nn.BatchNorm3d(width, norm_eps))
+        self.downsample = None if shortcut is None else ConvNorm(shortcut, nn.BatchNorm3d(width, norm_eps))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = conv_norm(x, self.conv1, self.bn1, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(out, self.conv2, self.bn2, self.relu, shortcut)
 
 
 # The kinds of block, as `make_block` of ResNet3d.
@@ -92,14 +101,14 @@ class BasicBlock3d(nn.Module):
 def full_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> BasicBlock3d:
     """Full convolutions, kernel_t x 3 x 3."""
     kernel, padding = (kernel_t, 3, 3), (kernel_t // 2, 1, 1)
-    conv1 = nn.Conv3d(in_chs, width, kernel, stride, padding, bias=False)
-    conv2 = nn.Conv3d(width, width, kernel, 1, padding, bias=False)
+    conv1 = Conv3d(in_chs, width, kernel, stride, padding, bias=False)
+    conv2 = Conv3d(width, width, kernel, 1, padding, bias=False)
     return BasicBlock3d(width, conv1, conv2, _full_shortcut(in_chs, width, stride))
 
 
 def _full_shortcut(in_chs: int, width: int, stride: Stride) -> nn.Module | None:
     changes = stride != (1, 1, 1) or in_chs != width
-    return nn.Conv3d(in_chs, width, 1, stride, bias=False) if changes else None
+    return Conv3d(in_chs, width, 1, stride, bias=False) if changes else None
 
 
 def shared_width_block(stage: int, index: int, in_chs: int, width: int, kernel_t: int, stride: Stride) -> BasicBlock3d:

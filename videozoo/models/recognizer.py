@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers import checkpoint_block, window_means
+from ..layers import channels_last, checkpoint_block, window_means
 
 Features = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -104,6 +104,7 @@ class Recognizer(nn.Module):
         self.feature_info = FeatureInfo(feature_info)
         self.global_pool = "avg"
         self.grad_checkpointing = False
+        self.channels_last = False
         self.init_std = init_std
         self.pretrained_cfg: dict[str, Any] = {}
         self.head_drop = nn.Dropout(drop_rate)
@@ -149,6 +150,11 @@ class Recognizer(nn.Module):
                 "sample more frames (repeat the last one if the video is too short)"
             )
 
+    def prepare_input(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``, checked, in the memory layout that the layers work in: channels last on a CPU and where asked for."""
+        self.check_input(x)
+        return channels_last(x) if self.channels_last or x.device.type == "cpu" else x
+
     def check_dtype(self, x: torch.Tensor) -> None:
         """Raise ValueError unless ``x`` is floating point: frames as they are decoded are not."""
         if not x.is_floating_point():
@@ -159,7 +165,7 @@ class Recognizer(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> Features:
         """Features before pooling, ``(N, C, T', H', W')``."""
-        self.check_input(x)
+        x = self.prepare_input(x)
         for index in range(len(self.feature_info)):
             x = self.forward_stage(index, x)
         return self.as_features(x)
@@ -210,7 +216,7 @@ class Recognizer(nn.Module):
         """
         if output_fmt != "NCTHW":
             raise ValueError(f"output_fmt {output_fmt!r} is not offered by {type(self).__name__}: use 'NCTHW'")
-        self.check_input(x)
+        x = self.prepare_input(x)
         wanted = resolve_indices(indices, len(self.feature_info))
         last = max(wanted) if stop_early and wanted else len(self.feature_info) - 1
         outputs = {}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import ConvNorm, conv_norm
 from .recognizer import Recognizer, level
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -22,13 +23,14 @@ def conv_bn_shortcut(in_chs: int, out_chs: int, stride: int) -> nn.Module | None
     """The projection of a residual block's shortcut, where shapes change."""
     if stride == 1 and in_chs == out_chs:
         return None
-    return nn.Sequential(nn.Conv2d(in_chs, out_chs, 1, stride, bias=False), nn.BatchNorm2d(out_chs))
+    return ConvNorm(nn.Conv2d(in_chs, out_chs, 1, stride, bias=False), nn.BatchNorm2d(out_chs))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; ``before``, parameter-free, acts on the residual branch's input only."""
 
     expansion = 1
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(self, in_chs: int, width: int, stride: int = 1, before: nn.Module | None = None):
         super().__init__()
@@ -41,10 +43,9 @@ class BasicBlock(nn.Module):
         self.downsample = conv_bn_shortcut(in_chs, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(self.before(x))))
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = conv_norm(self.before(x), self.conv1, self.bn1, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(out, self.conv2, self.bn2, self.relu, shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -54,6 +55,7 @@ class Bottleneck(nn.Module):
     """
 
     expansion = 4
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(
         self,
@@ -77,11 +79,10 @@ class Bottleneck(nn.Module):
         self.non_local = after or nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(self.before(x))))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.non_local(self.relu(out))
+        out = conv_norm(self.before(x), self.conv1, self.bn1, self.relu)
+        out = conv_norm(out, self.conv2, self.bn2, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.non_local(conv_norm(out, self.conv3, self.bn3, self.relu, shortcut))
 
 
 def plain_block(depth: int) -> Callable[..., nn.Module]:
@@ -141,6 +142,8 @@ class ResNet2d(FrameRecognizer):
         init_std: see :class:`Recognizer`.
     """
 
+    conv_norms = (("conv1", "bn1"),)
+
     def __init__(
         self,
         depth: int,
@@ -183,7 +186,7 @@ class ResNet2d(FrameRecognizer):
 
     def frame_stage(self, index: int, frames: torch.Tensor) -> torch.Tensor:
         if index == 0:
-            return self.relu(self.bn1(self.conv1(frames)))  # (N*T, base_width, H/2, W/2)
+            return conv_norm(frames, self.conv1, self.bn1, self.relu)  # (N*T, base_width, H/2, W/2)
         if index == 1:
             frames = self.maxpool(frames)
         return self.run_blocks(getattr(self, f"layer{index}"), frames)

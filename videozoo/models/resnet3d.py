@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import Conv3d, ConvNorm, MaxPoolPairs, conv_norm
 from .recognizer import Recognizer, level
 from .resnet2d import DEPTHS
 
@@ -30,6 +31,7 @@ class Bottleneck3d(nn.Module):
     """
 
     expansion = 4
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(
         self,
@@ -43,25 +45,24 @@ class Bottleneck3d(nn.Module):
     ):
         super().__init__()
         out_chs = width * self.expansion
-        self.conv1 = nn.Conv3d(in_chs, width, (kernel_t, 1, 1), padding=(kernel_t // 2, 0, 0), bias=False)
+        self.conv1 = Conv3d(in_chs, width, (kernel_t, 1, 1), padding=(kernel_t // 2, 0, 0), bias=False)
         self.bn1 = nn.BatchNorm3d(width, norm_eps)
-        self.conv2 = conv2 or nn.Conv3d(width, width, (1, 3, 3), stride, padding=(0, 1, 1), bias=False)
+        self.conv2 = conv2 or Conv3d(width, width, (1, 3, 3), stride, padding=(0, 1, 1), bias=False)
         self.bn2 = nn.BatchNorm3d(width, norm_eps)
-        self.conv3 = nn.Conv3d(width, out_chs, 1, bias=False)
+        self.conv3 = Conv3d(width, out_chs, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(out_chs, norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != (1, 1, 1) or in_chs != out_chs:
-            shortcut = nn.Conv3d(in_chs, out_chs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm3d(out_chs, norm_eps))
+            shortcut = Conv3d(in_chs, out_chs, 1, stride, bias=False)
+            self.downsample = ConvNorm(shortcut, nn.BatchNorm3d(out_chs, norm_eps))
         self.non_local = after or nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.non_local(self.relu(out))
+        out = conv_norm(x, self.conv1, self.bn1, self.relu)
+        out = conv_norm(out, self.conv2, self.bn2, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.non_local(conv_norm(out, self.conv3, self.bn3, self.relu, shortcut))
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class ResNet3d(Recognizer):
         **head: num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
     """
 
+    conv_norms = (("conv1", "bn1"),)
+
     def __init__(
         self,
         temporal_kernels: TemporalKernels,
@@ -142,13 +145,13 @@ class ResNet3d(Recognizer):
         self.pool_window = pool_window
         self.zero_init_residual = zero_init_residual
         padding = tuple(k // 2 for k in stem.kernel)
-        self.conv1 = conv1 or nn.Conv3d(in_chans, base_width, stem.kernel, (stem.stride, 2, 2), padding, bias=False)
+        self.conv1 = conv1 or Conv3d(in_chans, base_width, stem.kernel, (stem.stride, 2, 2), padding, bias=False)
         self.bn1 = nn.BatchNorm3d(base_width, norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity()
         if stem.pool_stride is not None:
             self.maxpool = nn.MaxPool3d((1, 3, 3), (stem.pool_stride, 2, 2), padding=(0, 1, 1))
-        self.pool2 = nn.MaxPool3d((2, 1, 1), (2, 1, 1)) if pool_after_layer1 else nn.Identity()
+        self.pool2 = MaxPoolPairs() if pool_after_layer1 else nn.Identity()
         in_chs = base_width
         for stage, (width, kernels) in enumerate(zip(widths, temporal_kernels, strict=True), start=1):
             in_chs += extra_chs[stage - 1]
@@ -169,7 +172,7 @@ class ResNet3d(Recognizer):
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         if index == 0:
-            return self.relu(self.bn1(self.conv1(x)))  # (N, 64, T', H/2, W/2)
+            return conv_norm(x, self.conv1, self.bn1, self.relu)  # (N, 64, T', H/2, W/2)
         if index == 1:
             x = self.maxpool(x)
         if index == 2:

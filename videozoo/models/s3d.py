@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..layers import Conv3d, ConvNorm
 from ..registry import register_model
 from .recognizer import Recognizer, level
 
@@ -32,13 +33,13 @@ Triple = tuple[int, int, int]  # time, height, width
 HEAD_WINDOW = (2, 7, 7)  # the head averages over all places of this window: positions in the middle count more
 
 
-class ConvNormReLU(nn.Sequential):
+class ConvNormReLU(ConvNorm):
     """Convolution with padding for its kernel, norm, ReLU."""
 
     def __init__(self, in_chs: int, out_chs: int, kernel: Triple = (1, 1, 1), stride: Triple = (1, 1, 1)):
         padding = tuple(k // 2 for k in kernel)
         super().__init__(
-            nn.Conv3d(in_chs, out_chs, kernel, stride, padding, bias=False),
+            Conv3d(in_chs, out_chs, kernel, stride, padding, bias=False),
             nn.BatchNorm3d(out_chs, eps=1e-3, momentum=1e-3),
             nn.ReLU(inplace=True),
         )
@@ -116,7 +117,7 @@ class S3D(Recognizer):
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         window = [min(w, size) for w, size in zip(HEAD_WINDOW, x.shape[2:], strict=True)]
-        return F.avg_pool3d(x, window, stride=1).mean((2, 3, 4))
+        return F.avg_pool3d(x.float(), window, stride=1).mean((2, 3, 4)).to(x.dtype)  # not made for bf16 on a CPU
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The stem is the first separable convolution; coarse groups are the stages between two pools."""

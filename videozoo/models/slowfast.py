@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers import window_means
+from ..layers import Conv3d, conv_norm, window_means
 from ..registry import register_model
 from .recognizer import Recognizer, level
 from .resnet3d import SPATIAL_STRIDES, ResNet3d, Stem, Stride, TemporalKernels, bottleneck, stage_kernels
@@ -55,6 +55,7 @@ class SlowFast(Recognizer):
     """
 
     first_conv = ("slow.conv1", "fast.conv1")
+    conv_norms = tuple((f"lateral{i}", f"lateral_norm{i}.0") for i in range(1, 5))
 
     def __init__(
         self,
@@ -108,10 +109,10 @@ class SlowFast(Recognizer):
         )
         kernel, padding = (lateral_kernel, 1, 1), (lateral_kernel // 2, 0, 0)
         for i, chs in enumerate(fast_chs[:4], start=1):  # lateral{i} feeds slow.layer{i}
-            conv = nn.Conv3d(chs, chs * FUSION_RATIO, kernel, (alpha, 1, 1), padding, bias=False)
-            norm = nn.Sequential(nn.BatchNorm3d(chs * FUSION_RATIO), nn.ReLU(inplace=True))
+            conv = Conv3d(chs, chs * FUSION_RATIO, kernel, (alpha, 1, 1), padding, bias=False)
+            norm = [nn.BatchNorm3d(chs * FUSION_RATIO), nn.ReLU(inplace=True)] if lateral_norm else [nn.Identity()]
             setattr(self, f"lateral{i}", conv)
-            setattr(self, f"lateral_norm{i}", norm if lateral_norm else nn.Identity())
+            setattr(self, f"lateral_norm{i}", nn.Sequential(*norm))
         self.init_weights()
 
     def check_input(self, x: torch.Tensor) -> None:
@@ -136,7 +137,7 @@ class SlowFast(Recognizer):
             slow, fast = self.slow.maxpool(slow), self.fast.maxpool(fast)
         if index > 0:
             lateral, norm = getattr(self, f"lateral{index}"), getattr(self, f"lateral_norm{index}")
-            slow = torch.cat((slow, norm(lateral(fast))), dim=1)
+            slow = torch.cat((slow, conv_norm(fast, lateral, *norm)), dim=1)
             slow_blocks, fast_blocks = getattr(self.slow, f"layer{index}"), getattr(self.fast, f"layer{index}")
             return self.run_blocks(slow_blocks, slow), self.run_blocks(fast_blocks, fast)
         return self.slow.forward_stage(0, slow), self.fast.forward_stage(0, fast)
@@ -156,7 +157,7 @@ class SlowFast(Recognizer):
         for conv in (self.lateral1, self.lateral2, self.lateral3, self.lateral4):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         for norm in (self.lateral_norm1, self.lateral_norm2, self.lateral_norm3, self.lateral_norm4):
-            if isinstance(norm, nn.Sequential):
+            if isinstance(norm[0], nn.BatchNorm3d):
                 norm[0].reset_parameters()
         if isinstance(self.fc, nn.Linear):
             nn.init.normal_(self.fc.weight, std=self.init_std)

@@ -41,7 +41,7 @@ def range_means(x: torch.Tensor, first: torch.Tensor, stop: torch.Tensor) -> tup
 
     A range behind the last row gives zeros. The second result ``(K,)`` is 1, and 0 for those.
     """
-    rows = torch.arange(len(x), device=x.device)
+    rows = torch.arange(x.shape[0], device=x.device)
     inside = (rows >= first[:, None]) & (rows < stop.maximum(first + 1)[:, None])
     count = inside.sum(1)
     return (inside / count.clamp(min=1)[:, None]).to(x.dtype) @ x, (count > 0).to(x.dtype)
@@ -133,7 +133,7 @@ class SSN(ResNet2d):
 
     def score(self, features: torch.Tensor, ticks: torch.Tensor, scales: torch.Tensor) -> ProposalPredictions:
         """As ``forward``, from the frames' features ``(T, num_features)``."""
-        if ticks.ndim != 2 or ticks.shape[1] != 4 or scales.shape != (len(ticks), 2):
+        if ticks.ndim != 2 or ticks.shape[1] != 4 or scales.shape != (ticks.shape[0], 2):
             raise ValueError(f"ticks must be (K, 4) and scales (K, 2), got {tuple(ticks.shape)}, {tuple(scales.shape)}")
         borders = ticks.to(features.device).unbind(1)
         ranges = [range_means(features, *pair) for pair in zip(borders, borders[1:], strict=False)]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..layers import conv_norm
 from ..registry import register_model
 from .resnet2d import Bottleneck, ResNet2d
 
@@ -74,11 +75,10 @@ class TemporalAdaptiveBlock(Bottleneck):
         self.tam = TemporalAdaptiveModule(width, num_frames)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.tam(self.relu(self.bn1(self.conv1(x))))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = self.tam(conv_norm(x, self.conv1, self.bn1, self.relu))
+        out = conv_norm(out, self.conv2, self.bn2, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(out, self.conv3, self.bn3, self.relu, shortcut)
 
 
 @register_model

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import ConvNorm
 from ..registry import register_model
 from .recognizer import Recognizer, level
 from .resnet2d import ResNet2d
@@ -29,11 +30,11 @@ FRAMES = 8  # pooled into one
 Levels = list[torch.Tensor]
 
 
-def conv_bn_relu(in_chs: int, out_chs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn_relu(in_chs: int, out_chs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> ConvNorm:
     """Convolution in space, norm and activation; it does not see neighbouring frames."""
     space, padding = (1, stride, stride), (0, kernel // 2, kernel // 2)
     conv = nn.Conv3d(in_chs, out_chs, (1, kernel, kernel), space, padding, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm3d(out_chs), nn.ReLU(inplace=True))
+    return ConvNorm(conv, nn.BatchNorm3d(out_chs), nn.ReLU(inplace=True))
 
 
 def temporal_conv(in_chs: int, groups: int) -> nn.Conv3d:
@@ -147,7 +148,7 @@ class TPN(Recognizer):
         """
         if self.aux is None:
             raise ValueError("this TPN has no classifier: create it with num_classes of at least 1")
-        self.check_input(x)
+        x = self.prepare_input(x)
         for index in range(5):
             x = self.forward_stage(index, x)
         return self.forward_head(self.neck(*x)), self.aux(x[0])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..layers import window_means
+from ..layers import Conv3d, ConvNorm, DepthwiseConv3d, conv_norm, window_means
 from ..registry import register_model
 from .recognizer import Recognizer, level
 
@@ -56,12 +56,15 @@ class Block(nn.Module):
         shortcut_norm: the projection of the shortcut, where shapes change, has a norm.
     """
 
+    conv_norms = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+
     def __init__(self, in_chs: int, inner: int, out_chs: int, stride: int, squeeze: bool, shortcut_norm: bool = True):
         super().__init__()
         self.conv1 = nn.Conv3d(in_chs, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm3d(inner)
-        self.conv2 = nn.Conv3d(inner, inner, 3, (1, stride, stride), padding=1, groups=inner, bias=False)
+        self.conv2 = DepthwiseConv3d(inner, 3, (1, stride, stride), padding=1)
         self.bn2 = nn.BatchNorm3d(inner)
+        self.squeeze = squeeze
         self.se = SqueezeExcite(inner) if squeeze else nn.Identity()
         self.conv3 = nn.Conv3d(inner, out_chs, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(out_chs)
@@ -69,15 +72,17 @@ class Block(nn.Module):
         self.swish = nn.SiLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_chs != out_chs:
-            shortcut = [nn.Conv3d(in_chs, out_chs, 1, (1, stride, stride), bias=False)]
-            self.downsample = nn.Sequential(*shortcut, *([nn.BatchNorm3d(out_chs)] if shortcut_norm else []))
+            shortcut = nn.Conv3d(in_chs, out_chs, 1, (1, stride, stride), bias=False)
+            self.downsample = ConvNorm(shortcut, nn.BatchNorm3d(out_chs) if shortcut_norm else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.swish(self.se(self.bn2(self.conv2(out))))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        out = conv_norm(x, self.conv1, self.bn1, self.relu)
+        if self.squeeze:
+            out = self.swish(self.se(conv_norm(out, self.conv2, self.bn2)))
+        else:
+            out = conv_norm(out, self.conv2, self.bn2, self.swish)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(out, self.conv3, self.bn3, self.relu, shortcut)
 
 
 class X3D(Recognizer):
@@ -90,6 +95,8 @@ class X3D(Recognizer):
         pool_window: side of the window that the head slides over the features; 0: it averages over all of space.
         num_classes, in_chans, drop_rate, init_std: see :class:`Recognizer`.
     """
+
+    conv_norms = (("conv1", None), ("conv1_t", "bn1"), ("conv5", "bn5"))
 
     def __init__(
         self,
@@ -113,8 +120,8 @@ class X3D(Recognizer):
         )
         self.pool_window = pool_window
         stem = WIDTHS[0]
-        self.conv1 = nn.Conv3d(in_chans, stem, (1, 3, 3), (1, 2, 2), padding=(0, 1, 1), bias=False)
-        self.conv1_t = nn.Conv3d(stem, stem, (5, 1, 1), padding=(2, 0, 0), groups=stem, bias=False)
+        self.conv1 = Conv3d(in_chans, stem, (1, 3, 3), (1, 2, 2), padding=(0, 1, 1), bias=False)
+        self.conv1_t = DepthwiseConv3d(stem, (5, 1, 1), padding=(2, 0, 0))
         self.bn1 = nn.BatchNorm3d(stem)
         self.relu = nn.ReLU(inplace=True)
         in_chs = stem
@@ -132,11 +139,12 @@ class X3D(Recognizer):
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         if index == 0:
-            return self.relu(self.bn1(self.conv1_t(self.conv1(x))))  # (N, 24, T, H/2, W/2)
+            x = conv_norm(x, self.conv1)
+            return conv_norm(x, self.conv1_t, self.bn1, self.relu)  # (N, 24, T, H/2, W/2)
         return self.run_blocks(getattr(self, f"layer{index}"), x)
 
     def pool_windows(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn5(self.conv5(x)))  # (N, 432, T, H', W')
+        x = conv_norm(x, self.conv5, self.bn5, self.relu)  # (N, 432, T, H', W')
         return self.relu(self.fc1(window_means(x, self.pool_window)))  # (N, windows, 2048)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -113,6 +113,10 @@ class TrainConfig:
 
     precision: str = setting("no", "autocast: no, bf16 or fp16")
     compile: bool = setting(False, "torch.compile the network")
+    channels_last: bool = setting(False, "clips in channels-last layout on a GPU too, as they are on a CPU")
+    grad_checkpointing: bool = setting(
+        False, "compute the activations of each block again in the backward pass: less memory, more time"
+    )
     workers: int = setting(
         0, "processes that decode videos, of each training process; 0 = decode in the training process"
     )

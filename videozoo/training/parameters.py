@@ -227,9 +227,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig, lr: float) -> torch.op
         head_lr_scale=config.head_lr_scale,
         groups=config.groups,
     )
+    fused = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None  # None: torch decides
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     if config.nesterov:
         raise ValueError(f"nesterov=True belongs to optimizer='sgd', not {config.optimizer!r}: leave it out.")
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind(groups, lr=lr, betas=(config.momentum, 0.999))
+    return kind(groups, lr=lr, betas=(config.momentum, 0.999), fused=fused)

@@ -1,0 +1,86 @@
+"""Convolution, norm, residual sum and activation: the sequence that every network here is made of, written once."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+SLOW_CONV3D_SIZE = 20480  # N*C*T*H up to which PyTorch leaves a small convolution of one clip to a slow kernel
+
+
+def conv_norm(
+    x: torch.Tensor,
+    conv: nn.Module,
+    norm: nn.Module | None = None,
+    act: nn.Module | None = None,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``act(norm(conv(x)) + residual)``; one operation after :func:`videozoo.optimize` has folded the two modules.
+
+    ``conv`` may be several convolutions, of which the last one is folded (see ``ConvChain``). A folded convolution may
+    write its result over ``residual``, see ``videozoo.optimization``.
+    """
+    folded = getattr(conv, "folded", None)
+    if folded is not None:
+        return folded(x, act, residual)
+    x = conv(x) if norm is None else norm(conv(x))
+    if residual is not None:
+        x += residual
+    return x if act is None else act(x)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution and, if given, norm and activation, one after the other."""
+
+    def __init__(self, conv: nn.Module, norm: nn.Module | None = None, act: nn.Module | None = None):
+        super().__init__(*(module for module in (conv, norm, act) if module is not None))
+        self.conv_norms = (("0", "1" if norm is not None else None),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_norm(x, *self)
+
+
+class ConvChain(nn.Module):
+    """Base of modules that do the work of one convolution by several: ``last_conv(lead(x))``."""
+
+    @property
+    def last_conv(self) -> nn.Module:
+        """The convolution that gives the output."""
+        raise TypeError(f"{type(self).__name__} must define last_conv")
+
+    def lead(self, x: torch.Tensor) -> torch.Tensor:
+        """All that comes before the last convolution."""
+        raise TypeError(f"{type(self).__name__} must define lead")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last_conv(self.lead(x))
+
+
+class Conv3d(nn.Conv3d):
+    """``nn.Conv3d``, as a convolution in two dimensions where PyTorch has no fast kernel for the one in three.
+
+    On a CPU PyTorch leaves convolutions of one clip with few channels and small kernels to an old kernel that is
+    several times slower than oneDNN's, and that forgets the layout of its input. Kernels of 1 x k x k and k x 1 x 1
+    have the same result as convolutions of frames, and of time against places.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu" or x.shape[0] > 1 or x.shape[1:4].numel() > SLOW_CONV3D_SIZE or self.groups > 1:
+            return super().forward(x)
+        time, *space = self.kernel_size
+        if time == 1 and self.padding[0] == 0:
+            frames = x[:, :, :: self.stride[0]].transpose(1, 2)  # (N, T, C, H, W)
+            args = (self.bias, self.stride[1:], self.padding[1:], self.dilation[1:])
+            out = F.conv2d(frames.flatten(0, 1), self.weight[:, :, 0], *args)
+            return out.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        if space == [1, 1] and self.stride[1:] == (1, 1) and self.padding[1:] == (0, 0):
+            args = (self.bias, (self.stride[0], 1), (self.padding[0], 0), (self.dilation[0], 1))
+            out = F.conv2d(x.flatten(3), self.weight[..., 0], *args)  # (N, C, T, H*W)
+            return out.unflatten(3, x.shape[3:])
+        return super().forward(x)
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Clips or pictures with the channels of a pixel side by side in memory; shape and values stay."""
+    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
