@@ -6,9 +6,16 @@ import numpy as np
 import torch
 
 import videozoo
+from videozoo.models.ssn import SSN
 
 WIDTH, POSITIONS = 8, 20
 STRIDE, FPS = 16, 32.0
+
+
+@videozoo.register_model
+def small_ssn(**kwargs):
+    """SSN on a ResNet-18."""
+    return SSN(18, **{"drop_rate": 0.0, **kwargs})
 
 
 def generated_videos(count, width=WIDTH, positions=POSITIONS, seed=0, shift=0.0):

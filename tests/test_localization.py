@@ -226,6 +226,13 @@ def test_feature_files(tmp_path):
         files.load_feature_file(tmp_path / "objects.npy")
 
 
+def test_csv_files_may_have_no_line_of_names(tmp_path):
+    rows = [[1.5, 2.0], [3.0, 4.0]]
+    for name, head in (("names", "f0,f1\n"), ("numbers", "0,1\n"), ("none", "")):
+        (tmp_path / f"{name}.csv").write_text(head + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+        assert files.load_feature_file(tmp_path / f"{name}.csv").T.tolist() == rows
+
+
 def test_features_are_resampled_linearly():
     ramp = np.arange(50, dtype=np.float64)[None]
     values = files.resample_features(ramp, 10)[0]

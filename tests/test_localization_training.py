@@ -5,40 +5,19 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from localization_data import POSITIONS, WIDTH, small_bmn, small_bsn, write_split
 from PIL import Image
 
 import videozoo
-from videozoo.cli import main
 from videozoo.data import regions
 from videozoo.data.activitynet import load_feature_set
 from videozoo.evaluation.metrics import temporal
 from videozoo.localization import create_localizers, localize_features, proposal_chain
-from videozoo.models.ssn import SSN
 from videozoo.training import TrainConfig, finetune, recipe
 from videozoo.training.localization import find_candidates, prepare_localizer
 
 FAST = ["--device", "cpu", "--no-scale-lr", "--batch-size", "16", "--milestones", "50"]
-
-
-@videozoo.register_model
-def trained_ssn(**kwargs):
-    """SSN on a ResNet-18."""
-    return SSN(18, **{"drop_rate": 0.0, **kwargs})
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command line in this process: exit code, stdout and stderr."""
-
-    def run(*argv):
-        try:
-            code = main([str(arg) for arg in argv])
-        except SystemExit as leaving:
-            code = leaving.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +105,15 @@ def write_frames(root, split, count):
 
 
 def test_ssn_learns_from_frames_of_proposals(tmp_path):
+    torch.manual_seed(0)
     write_frames(tmp_path, "val", 4)
     write_frames(tmp_path, "test", 2)
     train, val = (videozoo.load_dataset("thumos14", tmp_path, split=split) for split in ("val", "test"))
     train.num_classes = 2
     config = recipe("ssn").replace(
-        epochs=5, batch_size=2, lr=0.01, scale_lr=False, dropout=0.0, milestones=(9,), freeze_bn="none", init="scratch"
+        epochs=9, batch_size=2, lr=0.01, scale_lr=False, dropout=0.0, milestones=(9,), freeze_bn="none", init="scratch"
     )
-    model = prepare_localizer("trained_ssn", train, config)
+    model = prepare_localizer("small_ssn", train, config)
     assert model.num_classes == 2
     model.pretrained_cfg |= {"test": {"resize": 16, "size": 16, "crops": 1}}
     result = finetune(model, train, val, tmp_path / "run", config, device="cpu")

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from localization_data import FPS, POSITIONS, WIDTH, small_bmn, small_bsn, write_split
+from localization_data import FPS, POSITIONS, WIDTH, save_small, small_bmn, small_bsn, write_split
 from PIL import Image
 
 import videozoo
 from videozoo import localization
-from videozoo.cli import main
 from videozoo.data import ArrayReader, open_video, regions
 from videozoo.data import localization as files
 from videozoo.data.activitynet import load_feature_set
+from videozoo.evaluation import localization as evaluation
 from videozoo.evaluation.localization import evaluate_detections, evaluate_proposals
 from videozoo.evaluation.metrics import temporal
 from videozoo.features import extract_features
@@ -32,7 +32,6 @@ from videozoo.localization.video import (
     sliding_proposals,
 )
 from videozoo.models.resnet2d import ResNet2d, plain_block
-from videozoo.models.ssn import SSN
 
 VIDEO = Path(__file__).parent / "data" / "video" / "demo.mp4"  # 280 frames, 10 s
 
@@ -43,26 +42,6 @@ def scorer_f8(*, num_classes=WIDTH // 2, in_chans=3, drop_rate=0.0):
     return ResNet2d(
         18, plain_block(18), base_width=8, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, init_std=0.1
     )
-
-
-@videozoo.register_model
-def small_ssn(**kwargs):
-    """SSN on a ResNet-18."""
-    return SSN(18, **{"drop_rate": 0.0, **kwargs})
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command line in this process: exit code, stdout and stderr."""
-
-    def run(*argv):
-        try:
-            code = main([str(arg) for arg in argv])
-        except SystemExit as leaving:
-            code = leaving.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -161,6 +140,93 @@ def test_bad_features_are_reported_and_the_rest_go_on(run, bmn, tmp_path):
     assert "good.npy" in (tmp_path / "p.html").read_text() and "gone.npy" not in (tmp_path / "p.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "name, write, reason",
+    [
+        ("a.npy", lambda path: np.savez(path.open("wb"), a=np.zeros(3)), "is no array of numbers that can be read"),
+        ("a.npy", lambda path: path.write_bytes(b""), "that can be read safely, or it is cut off"),
+        ("a.npy", lambda path: np.save(path, np.full((30, WIDTH), np.nan)), "numbers that are not finite"),
+        ("a.npy", lambda path: np.save(path, np.zeros((0, WIDTH))), "expected a table of numbers"),
+        ("a.csv", lambda path: path.write_text("a,b\n1,2\n1\n"), "line 3 has another number of them than the 2"),
+        ("a.csv", lambda path: path.write_text("a,b\n1,x\n"), "could not convert string 'x'"),
+        ("a.csv", lambda path: None, "there is no such file of features"),
+    ],
+)
+def test_files_that_hold_no_features_are_told(run, bmn, tmp_path, name, write, reason):
+    write(tmp_path / name)
+    code, out, err = run("localize", tmp_path / name, "-m", bmn[1], "--device", "cpu")
+    assert code == 1 and not out and reason in err and len(err.splitlines()) == 1 and name in err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"video": 3}', '{"video": {"frames": 480, "fps": 25}}'])
+def test_a_json_file_of_something_else_beside_features_is_told(run, bmn, tmp_path, text):
+    np.save(tmp_path / "x.npy", np.zeros((30, WIDTH), np.float32))
+    (tmp_path / "x.json").write_text(text)
+    code, out, err = run("localize", tmp_path / "x.npy", "-m", bmn[1], "--device", "cpu")
+    assert code == 1 and not out and "x.json" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "scores, reason",
+    [
+        ('{"class": ["a"], "results": {"x": [NaN]}}', "video x: 1 classes need as many scores, finite numbers"),
+        ('{"class": ["a"], "results": {"x": ["b"]}}', "scores.json: expected"),
+        ('{"class": [], "results": {"x": []}}', "names no class"),
+        ('{"class": ["a"], "results": {"x": [1], "x": [2]}}', "has 'x' twice"),
+    ],
+)
+def test_wrong_class_scores_are_told(run, bmn, tmp_path, scores, reason):
+    np.save(tmp_path / "x.npy", np.zeros((30, WIDTH), np.float32))
+    (tmp_path / "scores.json").write_text(scores)
+    options = ["--device", "cpu", "--class-scores", tmp_path / "scores.json"]
+    code, out, err = run("localize", tmp_path / "x.npy", "-m", bmn[1], *options)
+    assert code == 1 and not out and reason in err and "scores.json" in err
+
+
+def test_the_number_of_segments_holds_for_json_too(run, bmn, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((30, WIDTH)).astype(np.float32))
+    command = ["localize", tmp_path / "x.npy", "-m", bmn[1], "--device", "cpu"]
+    (tmp_path / "scores.json").write_text(json.dumps({"class": ["a", "b"], "results": {"x": [0.6, 0.4]}}))
+    command += ["--class-scores", tmp_path / "scores.json"]  # each proposal is there for both classes
+    whole, some, most = (json.loads(run(*command, "--json", *more)[1])["segments"]
+                         for more in ([], ["--topk", 3], ["--topk", 120]))  # fmt: skip
+    assert some == whole[:3] and len(whole) <= 100 < len(most)
+    text = run(*command)[1]
+    assert text.count(" - ") == 10 and text.startswith(f"{tmp_path / 'x.npy'}  (length not known)")
+
+
+def test_wrong_networks_are_told_before_weights_are_fetched(run, tmp_path):
+    _, (tem, pem) = small_bsn(tmp_path)
+    np.save(tmp_path / "x.npy", np.zeros((30, WIDTH), np.float32))
+    for model, reason in {
+        ("slowfast_r50_k400",): "slowfast_r50_k400 finds no segments: take one of",
+        (pem,): "is the second network of BSN",
+        (tem,): "is the first network of BSN",
+        (pem, "--pem", tem): "bsn_pem and bsn_tem are not the first and the second network of BSN",
+    }.items():
+        code, out, err = run("localize", tmp_path / "x.npy", "-m", *model)
+        assert code == 1 and not out and reason in err
+
+
+def test_features_of_a_video_are_resampled_whatever_their_number(run, bmn, scorers, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (POSITIONS * 2, 32, 32, 3), np.uint8)
+    for number, picture in enumerate(frames):
+        (tmp_path / "v").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "v" / f"{number:03d}.png")
+    options = ["--model", f"local-dir:{tmp_path / 'rgb'}", "--device", "cpu", "--every", "2", "--size", "32"]
+    run("features", tmp_path / "v", *options, "--logits", "--out", tmp_path / "f")
+    rows = np.load(tmp_path / "f" / "v.npy")
+    assert len(rows) == POSITIONS, "as many as the network takes"
+    found = localize_features(proposal_chain([bmn[0]]), [tmp_path / "f" / "v.npy"])
+    features = files.resample_features(np.tile(rows.T, (2, 1)), POSITIONS)
+    expected = proposal_chain([bmn[0]]).proposals(features[None], [POSITIONS * 2.0])[0]
+    assert np.allclose(rows_of(found), expected, atol=1e-6)
+    folder = tmp_path / "f"
+    assert np.array_equal(files.load_features([folder], "v"), files.resample_features(rows.T).astype(np.float32))
+    (folder / "v.json").unlink()
+    assert np.array_equal(files.load_features([folder], "v", positions=POSITIONS), rows.T), "published files are done"
+
+
 # From videos ---------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +305,8 @@ def test_random_weights_are_called_so(run, tmp_path):
         (["localize", VIDEO, "-m", "bmn_anet", "--out", "."], "is a folder"),
         (["localize", VIDEO, "-m", "bmn_anet", "--seconds", "-1"], "'-1' is not a number of seconds above 0"),
         (["localize", VIDEO, "-m", "bmn_anet", "--feature-models", "a", "b", "c"], "network of rgb, and that of"),
+        (["localize", VIDEO, "-m", "bmn_anet", "--pretrained", "--checkpoint", "x"], "both name weights"),
+        (["localize", "a.npy", "b.npy", "-m", "bmn_anet", "--seconds", "9"], "--seconds is the length of one video"),
         (["localize", VIDEO], "--model"),
     ],
 )
@@ -258,9 +326,9 @@ def test_a_page_escapes_names_and_shows_nothing_found(bmn, tmp_path):
 # SSN -----------------------------------------------------------------------------------------------------------------
 
 
-def ssn_model():
+def ssn_model(num_classes=2):
     torch.manual_seed(0)
-    model = videozoo.create_model("small_ssn", num_classes=2).eval()
+    model = videozoo.create_model("small_ssn", num_classes=num_classes).eval()
     model.pretrained_cfg |= {"test": {"resize": 32, "size": 32, "crops": 1}, "label_names": ["jump", "run"]}
     for layer in (model.activity, model.completeness, model.regression):
         torch.nn.init.normal_(layer.weight, std=0.05)
@@ -295,21 +363,30 @@ def test_ssn_without_proposals_slides_over_the_whole_video():
     assert result.unit == "frames" and result.length == 70 and "windows" in result.remark
 
 
-def test_ssn_is_measured_on_a_list_of_proposals(tmp_path):
-    model = ssn_model()
+LISTED = ((1, 0.9, 1.0, 4.0, 20.0), (0, 0.0, 0.0, 25.0, 38.0), (2, 0.8, 0.9, 21.0, 30.0))
+
+
+def ssn_data(root, *proposals):
+    """THUMOS14's form: two videos of 40 frames, the list, and more listed videos that are not there."""
+    proposals = proposals or (LISTED, LISTED)
     frames = np.random.default_rng(0).integers(0, 256, (2, 40, 32, 32, 3), np.uint8)
     for number, video in enumerate(frames):
-        folder = tmp_path / "rawframes_test" / f"v{number}"
+        folder = root / "rawframes_test" / f"v{number}"
         folder.mkdir(parents=True)
         for place, picture in enumerate(video, 1):
             Image.fromarray(picture).save(folder / f"img_{place:05d}.png")
-    rows = ((1, 0.9, 1.0, 4.0, 20.0), (0, 0.0, 0.0, 25.0, 38.0), (2, 0.8, 0.9, 21.0, 30.0))
-    names = ("v0", "v1", "gone")
-    videos = [regions.ProposalVideo(name, 40, ((1, 4.0, 19.0), (2, 20.0, 30.0)), rows) for name in names]
-    (tmp_path / "thumos14_tag_test_proposal_list.txt").write_text(regions.write_proposals(videos))
-    data = videozoo.load_dataset("thumos14", tmp_path, split="test")
+    truth = ((1, 4.0, 19.0), (2, 20.0, 30.0))
+    videos = [regions.ProposalVideo(f"v{number}", 40, truth, rows) for number, rows in enumerate(proposals)]
+    (root / "thumos14_tag_test_proposal_list.txt").write_text(regions.write_proposals(videos))
+    return videozoo.load_dataset("thumos14", root, split="test")
+
+
+def test_ssn_is_measured_on_a_list_of_proposals(tmp_path):
+    model = ssn_model()
+    data = ssn_data(tmp_path, LISTED, LISTED, LISTED)
+    videos = [sample.extra["proposals"] for sample in data]
     result = evaluate_detections(model, data)
-    assert result.videos == ["v0", "v1"] and [f.video for f in result.failures] == ["gone"]
+    assert result.videos == ["v0", "v1"] and [f.video for f in result.failures] == ["v2"]
     stats = files.regression_statistics(videos)
     found = {}
     for number in range(2):
@@ -319,6 +396,73 @@ def test_ssn_is_measured_on_a_list_of_proposals(tmp_path):
     truth = {number: {0: [(4 / 40, 19 / 40)], 1: [(20 / 40, 30 / 40)]} for number in found}
     expected = {key: 100 * value for key, value in temporal.thumos14_map(truth, found).items()}
     assert result.metrics == pytest.approx(expected) and max(expected.values()) > 0
+
+
+def test_an_interrupted_measurement_of_ssn_goes_on(tmp_path, monkeypatch):
+    model, data = ssn_model(), ssn_data(tmp_path)
+    whole = evaluate_detections(model, data)
+    opened, scored = [], evaluation.score_proposals
+
+    def once(*args):
+        if opened:
+            raise KeyboardInterrupt
+        opened.append(1)
+        return scored(*args)
+
+    monkeypatch.setattr(evaluation, "score_proposals", once)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_detections(model, data, save_logits=tmp_path / "scores")
+    opened.clear()
+    rest = evaluate_detections(model, data, save_logits=tmp_path / "scores")
+    assert rest.resumed == 1 and rest.metrics == whole.metrics and rest.per_class == whole.per_class
+    torch.nn.init.ones_(model.activity.weight)
+    with pytest.raises(ValueError, match="scores of another run"):
+        evaluate_detections(model, data, save_logits=tmp_path / "scores")
+
+
+def test_classes_that_do_not_occur_are_left_out_and_named(tmp_path):
+    torch.manual_seed(0)
+    model = ssn_model(num_classes=3)
+    result = evaluate_detections(model, ssn_data(tmp_path))
+    assert result.metrics and not any(np.isnan(value) for value in result.metrics.values())
+    assert [(row.name, row.positives) for row in result.per_class] == [("class 0", 2), ("class 1", 2)]
+    assert "1 of 3 classes have no segment here and are left out" in result.remark
+    with pytest.raises(ValueError, match="has the label 2, the model has 1 classes"):
+        evaluate_detections(ssn_model(num_classes=1), ssn_data(tmp_path / "again"))
+
+
+def test_proposals_of_no_use_do_not_stop_a_set(tmp_path):
+    good = (1, 0.9, 1.0, 4.0, 20.0)
+    odd = ((1, 0.9, 1.0, 20.0, 20.0), (1, 0.9, 1.0, 30.0, 20.0), (1, 0.9, 1.0, 50.0, 90.0))
+    result = evaluate_detections(ssn_model(), ssn_data(tmp_path, (*odd, good), odd))
+    assert result.videos == ["v0"] and "none of the 3 proposals of v1 lies inside" in result.failures[0].reason
+    assert not any(np.isnan(value) for value in result.metrics.values())
+    plain = evaluate_detections(ssn_model(), ssn_data(tmp_path / "plain", (good,), (good,)), limit=1)
+    assert plain.metrics.keys() == result.metrics.keys()
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda text: text * 2, "has v0 twice"),
+        (lambda text: text.replace("0.9000", "nan"), "finite numbers expected"),
+        (lambda text: text.replace("40\n1\n", "0\n1\n"), "v0 has 0 frames"),
+        (lambda text: text[:-30], "broken block of video 1"),
+        (lambda text: text.replace("0.9000", "0.1").replace("0.8000", "0.1"), "check the IoUs of the list"),
+    ],
+)
+def test_a_broken_list_of_proposals_is_told(tmp_path, change, reason):
+    ssn_data(tmp_path)
+    path = tmp_path / "thumos14_tag_test_proposal_list.txt"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=reason):
+        evaluate_detections(ssn_model(), videozoo.load_dataset("thumos14", tmp_path, split="test"))
+
+
+def test_names_of_thumos14_are_those_of_its_classes():
+    assert len(videozoo.labels("thumos14")) == videozoo.get_pretrained_cfg("ssn_r50_thumos14").num_classes == 20
+    assert videozoo.labels("thumos14") == sorted(videozoo.labels("thumos14"))
+    assert set(videozoo.labels("thumos14")) <= set(videozoo.labels("ucf101"))
 
 
 # eval ----------------------------------------------------------------------------------------------------------------
@@ -344,6 +488,9 @@ def test_eval_measures_what_the_pieces_measure(run, bmn, tmp_path):
     expected = temporal.detection_map(truth, labelled)
     assert facts["metrics"]["average_mAP"] == pytest.approx(100 * expected["average_mAP"])
     assert facts["metrics"]["mAP@0.50"] == pytest.approx(100 * expected["mAP"][0]) and expected["mAP"][0] > 0
+    values = dict(zip(expected["labels"], 100 * expected["ap"].mean(0), strict=True))
+    assert {row["name"]: row["average_precision"] for row in facts["classes"]} == pytest.approx(values)
+    assert [row["positives"] for row in facts["classes"]] == [4, 4] and "average precision" in out
     assert code == 0 and "8 videos measured, 0 could not be read" in out and len(facts["curve"]) == 100
     assert "Recall against the number" in (tmp_path / "page.html").read_text()
 
@@ -400,6 +547,24 @@ def test_features_of_rgb_and_flow_may_lie_apart(run, bmn, tmp_path):
     assert one["metrics"] == two["metrics"] and two["videos"] == 4
 
 
+def edit_segment(root, segment):
+    table = json.loads((root / "anet_anno_val.json").read_text())
+    table["v_val0"]["annotations"] = [{"segment": segment, "label": "Archery"}] if segment else []
+    (root / "anet_anno_val.json").write_text(json.dumps(table))
+
+
+def test_segments_that_nothing_can_find_are_counted(run, bmn, tmp_path):
+    write_split(tmp_path, "val", 2, seed=0)
+    command = ["eval", bmn[1], "--data", tmp_path, "--device", "cpu"]
+    assert "lie outside their video" not in run(*command)[1]
+    for segment in ([50.0, 60.0], [3.0, 3.0], [5.0, 3.0]):
+        edit_segment(tmp_path, segment)
+        code, out, _ = run(*command)
+        assert code == 0 and "1 of 2 annotated segments have no length or lie outside their video" in out
+    edit_segment(tmp_path, None)
+    assert "2 videos measured" in run(*command)[1], "one without annotation counts in the average number of proposals"
+
+
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -408,6 +573,8 @@ def test_features_of_rgb_and_flow_may_lie_apart(run, bmn, tmp_path):
         (lambda root: (root / "anet_anno_val.json").write_text("[]"), "expected a table of videos"),
         (lambda root: (root / "anet_anno_val.json").write_text("{}"), "names no video"),
         (lambda root: (root / "anet_anno_val.json").write_text('{"v": {"duration_second": 1}}'), "wrong or missing"),
+        (lambda root: (root / "anet_anno_val.json").write_text('{"v": {}, "v": {}}'), "has 'v' twice"),
+        (lambda root: edit_segment(root, [float("nan"), 1.0]), "video v_val0: wrong or missing"),
     ],
 )
 def test_a_broken_data_set_is_told_in_one_line(run, bmn, tmp_path, change, reason):
@@ -418,5 +585,9 @@ def test_a_broken_data_set_is_told_in_one_line(run, bmn, tmp_path, change, reaso
 
 
 def test_options_of_other_tasks_are_refused(run, bmn, tmp_path):
+    _, ssn = save_small("small_ssn", tmp_path / "ssn", num_classes=2)
+    for model, option in ((ssn, "--class-scores"), (ssn, "--features"), (bmn[1], "--proposals")):
+        code, _, err = run("eval", model, "--data", tmp_path, option, "x")
+        assert code == 2 and option in err
     code, _, err = run("eval", bmn[1], "--data", tmp_path, "--save-logits", tmp_path / "x")
-    assert code == 2 and "--save-logits is for other tasks" in err
+    assert code == 2 and "--save-logits is of no use to" in err

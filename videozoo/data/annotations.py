@@ -99,10 +99,19 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise AnnotationError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """A JSON file; AnnotationError if it is none."""
+def read_json(path: str | os.PathLike[str], *, unique: bool = False) -> Any:
+    """A JSON file; AnnotationError if it is none, or if `unique` and a table in it has the same key twice."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in found if keys.count(key) > 1)
+            raise AnnotationError(f"{path} has {twice!r} twice: leave one of both.")
+        return found
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=table if unique else None)
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path} is no JSON file ({error}).") from error
 

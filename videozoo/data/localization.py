@@ -25,6 +25,7 @@ __all__ = [
     "SSNProposal",
     "draw_proposals",
     "feature_file",
+    "is_dense",
     "join_features",
     "load_feature_file",
     "load_features",
@@ -62,11 +63,14 @@ def feature_file(folder: PathLike, video: str) -> Path:
 def load_feature_file(path: PathLike, width: int | None = None) -> np.ndarray:
     """Features of a video as `(width, T)` float32, from a file of T rows.
 
-    `.npy`, `.csv` with a line of names first, or `.safetensors` with a tensor `features`.
+    `.npy`, `.csv` (with a line of names first, or without), or `.safetensors` with a tensor `features`.
 
     Raises:
+        FileNotFoundError: there is no such file.
         AnnotationError: no table, nothing in it, values that are not finite, or another width than `width`.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file of features.")
     readers = {".npy": _read_array, ".safetensors": _read_tensor}
     table = readers.get(Path(path).suffix, _read_numbers)(path)
     if table.ndim != 2 or not table.size or table.dtype.kind not in "fiu":
@@ -81,9 +85,10 @@ def load_feature_file(path: PathLike, width: int | None = None) -> np.ndarray:
 
 def _read_array(path: PathLike) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise AnnotationError(f"{path} is no array of numbers that can be read safely.") from error
+        raise AnnotationError(f"{path} is no array of numbers that can be read safely, or it is cut off.") from error
 
 
 def _read_tensor(path: PathLike) -> np.ndarray:
@@ -97,13 +102,27 @@ def _read_tensor(path: PathLike) -> np.ndarray:
 
 
 def _read_numbers(path: PathLike) -> np.ndarray:
-    rows = read_text(path).splitlines()[1:]
+    """The rows of a .csv file, float32; its first line is left out unless it is a row of numbers like the others."""
+    lines = read_text(path).splitlines()
+    first = 1 if lines and _is_header(lines[0]) else 0
+    rows = lines[first:]
     try:
         return np.loadtxt(rows, np.float32, delimiter=",", ndmin=2) if rows else np.zeros((0, 0), np.float32)
     except ValueError as error:
-        raise AnnotationError(
-            f"{path}: expected rows of numbers between commas after the first line ({error})."
-        ) from None
+        columns = 1 + rows[0].count(",")
+        other = (n for n, row in enumerate(rows, first + 1) if row and row.count(",") + 1 != columns)
+        line = next(other, None)
+        reason = error if line is None else f"line {line} has another number of them than the {columns} of the first"
+        raise AnnotationError(f"{path}: expected rows of numbers between commas ({reason}).") from None
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line holds names, which may be numbers from 0 on."""
+    try:
+        values = [float(text) for text in line.split(",")]
+    except ValueError:
+        return True
+    return values == list(range(len(values)))
 
 
 def resample_features(features: np.ndarray, positions: int = 100, *, mean_of: int = 3) -> np.ndarray:
@@ -123,14 +142,20 @@ def resample_features(features: np.ndarray, positions: int = 100, *, mean_of: in
     return values.reshape(len(features), positions, mean_of).mean(2)
 
 
-def join_features(parts: Sequence[np.ndarray], positions: int = 100) -> np.ndarray:
+def is_dense(path: PathLike) -> bool:
+    """Whether features are as they came from the video: `videozoo features` puts a `NAME.json` beside such a file."""
+    return Path(path).with_suffix(".json").is_file()
+
+
+def join_features(parts: Sequence[np.ndarray], positions: int = 100, *, dense: bool = False) -> np.ndarray:
     """Features of the same video side by side (rgb and flow), `(sum of widths, positions)`.
 
-    All are cut to the shortest, then resampled, unless they have `positions` positions already.
+    All are cut to the shortest, then resampled. Those that have `positions` positions already, as published files have
+    them, are taken as they are, unless they are `dense`: as they came from the video, whatever their number.
     """
     shortest = min(part.shape[1] for part in parts)
     parts = [part[:, :shortest] for part in parts]
-    if shortest != positions:
+    if dense or shortest != positions:
         parts = [resample_features(part, positions) for part in parts]
     return np.concatenate(parts).astype(np.float32)
 
@@ -145,9 +170,10 @@ def load_features(
         AnnotationError: see `load_feature_file`; the width is that of all together.
     """
     paths = [feature_file(folder, video) for folder in folders]
+    dense = is_dense(paths[0])
     if len(paths) == 1:
-        return join_features([load_feature_file(paths[0], width)], positions)
-    table = join_features([load_feature_file(path) for path in paths], positions)
+        return join_features([load_feature_file(paths[0], width)], positions, dense=dense)
+    table = join_features([load_feature_file(path) for path in paths], positions, dense=dense)
     if width is not None and len(table) != width:
         names = " and ".join(map(str, paths))
         raise AnnotationError(f"{names} together have features of width {len(table)}, the model takes {width}.")
@@ -182,16 +208,17 @@ def read_class_scores(path: PathLike) -> tuple[list[str], dict[str, np.ndarray]]
     JSON `{"class": [names], "results": {video: [scores]}}`, the form of the scores that the published mAPs of
     ActivityNet were made with; names of videos come without `v_`.
     """
-    table = read_json(path)
+    table = read_json(path, unique=True)
     try:
         labels, results = list(table["class"]), dict(table["results"])
-    except (KeyError, TypeError) as error:
+        scores = {video: np.asarray(values, float) for video, values in results.items()}
+    except (KeyError, TypeError, ValueError) as error:
         raise AnnotationError(f'{path}: expected {{"class": [...], "results": {{video: [...]}}}} ({error}).') from None
-    scores = {}
-    for video, values in results.items():
-        scores[video] = np.asarray(values, float)
-        if scores[video].shape != (len(labels),):
-            raise AnnotationError(f"{path}, video {video}: {len(labels)} classes need as many scores.")
+    if not labels:
+        raise AnnotationError(f"{path} names no class.")
+    for video, values in scores.items():
+        if values.shape != (len(labels),) or not np.isfinite(values).all():
+            raise AnnotationError(f"{path}, video {video}: {len(labels)} classes need as many scores, finite numbers.")
     return labels, scores
 
 
@@ -214,7 +241,7 @@ def read_results(path: PathLike) -> dict[str, list[tuple[Any, ...]]]:
             video: [
                 (*map(float, r["segment"]), float(r["score"]), *([r["label"]] if "label" in r else [])) for r in rows
             ]
-            for video, rows in read_json(path)["results"].items()
+            for video, rows in read_json(path, unique=True)["results"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AnnotationError(f"{path}: no results in ActivityNet's form (wrong or missing {error}).") from None
@@ -262,7 +289,8 @@ def split_proposals(video: ProposalVideo, *, complete: float = 0.7) -> tuple[lis
     rows = []
     for label, iou, inside, start, end in video.proposals:
         last = min(end, total)
-        target = _regression(start, last, truth) if iou > complete and truth else (0.0, 0.0)
+        regressed = iou > complete and truth and last > start
+        target = _regression(start, last, truth) if regressed else (0.0, 0.0)
         rows.append(SSNProposal(video.video, label, start, last, iou, inside, (end - start) / total, target))
     return truth, rows
 
@@ -310,9 +338,13 @@ def regression_statistics(videos: Sequence[ProposalVideo], *, complete: float = 
         ValueError: there is no complete proposal.
     """
     lists = [split_proposals(video, complete=complete) for video in videos]
-    targets = [row.regression for truth, rows in lists if truth for row in rows if row.best_iou > complete]
+    rows = [row for truth, listed in lists if truth for row in listed]
+    targets = [row.regression for row in rows if row.best_iou > complete and row.end > row.start]
     if not targets:
-        raise ValueError(f"no proposal of {len(videos)} videos has an IoU above {complete} with a segment.")
+        raise ValueError(
+            f"no proposal of {len(videos)} videos has an IoU above {complete} with a segment: borders are moved on "
+            "their scale, so check the IoUs of the list."
+        )
     return np.stack([np.mean(targets, axis=0), np.std(targets, axis=0)])
 
 
@@ -335,6 +367,8 @@ def draw_proposals(
 def stage_scales(start: float, end: float, total: int, *, margin: float = 0.5) -> tuple[float, float]:
     """Weights of the starting and ending stages of a proposal in training: about the share inside the video."""
     reach = (end - start) * margin
+    if reach <= 0:  # a proposal of no length
+        return 0.0, 0.0
     first, last = max(0, start - int(reach)), min(total + 1, end + int(reach))
     return (start - first + 1) / reach, (last - end + 1) / reach
 

@@ -6,8 +6,11 @@ BMN and BSN are measured on files of features (ActivityNet), SSN on videos with 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +20,28 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..checkpoint import weights_hash
 from ..data import resolve_data_config
 from ..data.activitynet import FeatureSet
 from ..data.annotations import Sample
 from ..data.datasets import Dataset
 from ..data.localization import regression_statistics
+from ..data.regions import ProposalVideo
 from ..localization import feature_seconds, label_segments
 from ..localization.chain import ProposalChain
-from ..localization.video import chain_facts, fitted, frame_features, score_proposals
-from ..prediction import model_facts
-from .metrics.temporal import ANET_THRESHOLDS, average_recall, detection_map, thumos14_map
-from .processes import all_gather, rank, world_size
+from ..localization.video import chain_facts, fitted, frame_features, score_proposals, scored_detections
+from ..prediction import class_names, full_name, model_facts
+from .metrics.temporal import (
+    ANET_THRESHOLDS,
+    THUMOS14_THRESHOLDS,
+    average_recall,
+    detection_map,
+    thumos14_precision,
+)
+from .processes import all_gather, first_rank_first, rank, share_out, world_size
 from .recognition import UNREADABLE, choose_videos, dataset_row, precision_name, remark_on, video_loader
-from .result import EvaluationResult, Failure
+from .result import ClassResult, EvaluationResult, Failure
+from .storage import ScoreStore
 
 AVERAGE_NUMBERS = (1, 5, 10, 100)  # proposals a video
 MAP_THRESHOLDS = (0.5, 0.75, 0.95)
@@ -44,6 +56,7 @@ class _Run:
 
     found: dict[int, Any]
     unread: dict[int, str]
+    resumed: int
     seconds: float
 
 
@@ -94,11 +107,13 @@ def evaluate_proposals(
                 strict=True,
             )
 
-    run = _shared(work, chosen, progress)
+    run = _shared(work, chosen, progress, ScoreStore(None, {}, []))
     scores = _scores_of(data, run, class_scores)
     metrics, curve = _proposal_metrics(data, run.found)
+    per_class = None
     if class_scores is not None:
-        metrics |= _labelled_metrics(data, run.found, class_scores[0], scores)
+        labelled, per_class = _labelled_metrics(data, run.found, class_scores[0], scores)
+        metrics |= labelled
     return _result(
         chain_facts(chain),
         data,
@@ -107,9 +122,10 @@ def evaluate_proposals(
         metrics={name: metrics[name] for name in sorted(metrics, key=lambda name: name not in FIRST_METRICS)},
         curve=curve,
         published=_published(first.pretrained_cfg, with_map=class_scores is not None),
-        remark=_remark(first, data, chosen, run),
+        remark=" ".join([*_remarks(first, data, chosen, run), *_unfindable(data, run.found)]),
         network=first,
         weights=weights,
+        per_class=per_class,
     )
 
 
@@ -187,13 +203,13 @@ def _scores_of(data: FeatureSet, run: _Run, class_scores: ClassScores | None) ->
 
 def _labelled_metrics(
     data: FeatureSet, found: Mapping[int, np.ndarray], names: Sequence[str], scores: Mapping[int, np.ndarray]
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[ClassResult] | None]:
     """ActivityNet's mean average precision in percent, over the classes that the measured videos have."""
     truth = {number: data[number].extra["segments"] for number in found}
-    known = {label for rows in truth.values() for _, _, label in rows}
+    known = Counter(label for rows in truth.values() for _, _, label in rows)
     if not known:
-        return {}
-    if known.isdisjoint(names):
+        return {}, None
+    if known.keys().isdisjoint(names):
         raise ValueError(
             f"no class of the class scores ({names[0]!r}, ...) is in the annotations ({min(known)!r}, ...): "
             "they belong to another data set."
@@ -205,7 +221,9 @@ def _labelled_metrics(
     result = detection_map(truth, detections)
     at = dict(zip((round(threshold, 2) for threshold in ANET_THRESHOLDS), result["mAP"].tolist(), strict=True))
     metrics = {f"mAP@{threshold:.2f}": 100 * at[threshold] for threshold in MAP_THRESHOLDS}
-    return metrics | {"average_mAP": 100 * result["average_mAP"]}
+    values = dict(zip(result["labels"], result["ap"].mean(0).tolist(), strict=True))
+    rows = [ClassResult(str(label), 100 * values[label], known[label]) for label in sorted(known, key=str)]
+    return metrics | {"average_mAP": 100 * result["average_mAP"]}, rows
 
 
 # SSN -----------------------------------------------------------------------------------------------------------------
@@ -221,35 +239,43 @@ def evaluate_detections(
     limit: int | None = None,
     seed: int = 0,
     weights: str = "",
+    save_logits: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> EvaluationResult:
     """Measure SSN on videos with a list of proposals (``load_dataset("thumos14", ...)``): mAP at each IoU.
 
-    Arguments and failures as of :func:`~videozoo.evaluation.evaluate`; ``workers`` decode one video together.
+    Classes without a segment in the measured videos are left out of the means. Arguments and failures as of
+    :func:`~videozoo.evaluation.evaluate`; ``save_logits`` keeps what the network says of each proposal.
+
+    Raises:
+        ValueError: wrong argument, a list with labels that the model does not have, or without a good proposal.
     """
     _check(batch_size, limit)
     if device is not None:
         model.to(device)
     videos = [sample.extra["proposals"] for sample in data]
+    _check_labels(videos, model.num_classes)
     stats = regression_statistics(videos)
     chosen = choose_videos(len(data), limit, seed)
+    with first_rank_first():
+        store = _store(save_logits, model, videos)
 
-    def work(numbers: Sequence[int], unread: dict[int, str]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    def work(numbers: Sequence[int], unread: dict[int, str]) -> Iterator[tuple[int, np.ndarray]]:
         for number in numbers:
             try:
                 with data.open(number) as video:
-                    features = frame_features(model, video, batch_size=batch_size)
                     listed = fitted(videos[number], len(video))
+                    features = frame_features(model, video, batch_size=batch_size)
             except UNREADABLE as error:
                 unread[number] = getattr(error, "reason", "") or str(error) or type(error).__name__
                 continue
-            yield number, score_proposals(model, features.values, listed, stats)
+            yield number, score_proposals(model, features.values, listed)
 
-    run = _shared(work, chosen, progress)
-    truth = {number: _truth(videos[number]) for number in run.found}
-    metrics = {}
-    if run.found and any(truth.values()):
-        metrics = {name: 100 * value for name, value in thumos14_map(truth, run.found).items()}
+    run = _shared(work, chosen, progress, store)
+    found = {number: scored_detections(scores, stats) for number, scores in run.found.items()}
+    names = class_names(model.pretrained_cfg, model.num_classes)
+    metrics, per_class = _detection_metrics({number: _truth(videos[number]) for number in found}, found, names)
+    missing = len(names) - len(per_class)
     return _result(
         model_facts(model),
         data,
@@ -258,9 +284,54 @@ def evaluate_detections(
         metrics=metrics,
         curve=None,
         published=_published(model.pretrained_cfg, with_map=True),
-        remark=_remark(model, data, chosen, run),
+        remark=" ".join(
+            _remarks(model, data, chosen, run)
+            + [f"{missing} of {len(names)} classes have no segment here and are left out."] * (missing > 0)
+        ),
         network=model,
         weights=weights,
+        per_class=per_class or None,
+    )
+
+
+def _check_labels(videos: Sequence[ProposalVideo], classes: int) -> None:
+    for video in videos:
+        for label, start, end in video.ground_truth:
+            if not 1 <= label <= classes:
+                raise ValueError(
+                    f"the segment {start:g} to {end:g} of {video.video} has the label {label}, the model has {classes} "
+                    "classes from 1 on: take the list that belongs to it."
+                )
+
+
+def _store(folder: str | os.PathLike[str] | None, model: nn.Module, videos: Sequence[ProposalVideo]) -> ScoreStore:
+    names = [video.video for video in videos]
+    if folder is None:
+        return ScoreStore(None, {}, names)
+    fingerprint = {
+        "weights": weights_hash(model),
+        "protocol": json.dumps(resolve_data_config(model=model), sort_keys=True),
+        "precision": precision_name(model, "none"),
+        "list of proposals": hashlib.sha256(repr(videos).encode("utf-8", "replace")).hexdigest(),
+    }
+    return ScoreStore(folder, fingerprint, names, {"model": full_name(model.pretrained_cfg)})
+
+
+def _detection_metrics(
+    truth: Mapping[int, Mapping[int, Sequence[tuple[float, float]]]],
+    found: Mapping[int, Sequence[np.ndarray]],
+    names: Sequence[str],
+) -> tuple[dict[str, float], list[ClassResult]]:
+    """THUMOS14's mean average precision in percent over the classes that occur, and what each of them gets."""
+    known = Counter(label for of in truth.values() for label, rows in of.items() for _ in rows)
+    if not known:
+        return {}, []
+    table = 100 * thumos14_precision(truth, found)[sorted(known)]
+    rows = zip(sorted(known), table.mean(1).tolist(), strict=True)
+    means = zip(THUMOS14_THRESHOLDS, table.mean(0).tolist(), strict=True)
+    return (
+        {f"mAP@{threshold:.2f}": value for threshold, value in means},
+        [ClassResult(names[label], value, known[label]) for label, value in rows],
     )
 
 
@@ -282,20 +353,30 @@ def _check(batch_size: int | None, limit: int | None) -> None:
 
 
 def _shared(
-    work: Callable[[Sequence[int], dict[int, str]], Iterator[tuple[int, Any]]], chosen: Sequence[int], progress: bool
+    work: Callable[[Sequence[int], dict[int, str]], Iterator[tuple[int, Any]]],
+    chosen: Sequence[int],
+    progress: bool,
+    store: ScoreStore,
 ) -> _Run:
-    """What ``work`` finds in the chosen videos, shared out among the processes."""
-    start, unread = time.monotonic(), {}
-    mine = chosen[rank() :: world_size()]
-    with tqdm(total=len(mine), unit="video", disable=not progress or rank() > 0) as bar:
-        found = {}
-        for number, value in work(mine, unread):
-            found[number] = value
-            bar.update(len(found) + len(unread) - bar.n)
-    parts = all_gather((found, unread, time.monotonic() - start))
+    """What ``work`` finds in the chosen videos, shared out among the processes; what is stored is not looked for."""
+    saved, earlier = store.read()
+    stored = len(saved)
+    mine, saved = share_out(chosen, saved)
+    start, unread, found = time.monotonic(), {}, {}
+    try:
+        with tqdm(total=len(mine), unit="video", disable=not progress or rank() > 0) as bar:
+            for number, value in work(mine, unread):
+                found[number] = value
+                store.add(number, value)
+                bar.update(len(found) + len(unread) - bar.n)
+    finally:
+        store.flush()
+    seconds = time.monotonic() - start + earlier * len(saved) / max(stored, 1)
+    parts = all_gather((saved | found, unread, len(saved), seconds))
     found = {number: value for part in parts for number, value in part[0].items()}
     unread = {number: reason for part in parts for number, reason in part[1].items()}
-    return _Run({number: found[number] for number in sorted(found)}, unread, sum(part[2] for part in parts))
+    resumed, seconds = (sum(part[place] for part in parts) for place in (2, 3))
+    return _Run({number: found[number] for number in sorted(found)}, unread, resumed, seconds)
 
 
 def _published(cfg: Mapping[str, Any], *, with_map: bool) -> dict[str, Any]:
@@ -308,11 +389,18 @@ def _published(cfg: Mapping[str, Any], *, with_map: bool) -> dict[str, Any]:
     return merged
 
 
-def _remark(model: nn.Module, data: Any, chosen: Sequence[int], run: _Run) -> str:
+def _remarks(model: nn.Module, data: Any, chosen: Sequence[int], run: _Run) -> list[str]:
     remark = remark_on(model, data, "full", len(chosen))
-    if run.unread and not remark:
-        return f"{len(run.unread)} of {len(chosen)} videos are left out."
-    return remark
+    return [remark] * bool(remark) + [f"{len(run.unread)} of {len(chosen)} videos are left out."] * bool(run.unread)
+
+
+def _unfindable(data: FeatureSet, found: Mapping[int, Any]) -> list[str]:
+    """A sentence on annotated segments that no proposal can be, if there are any."""
+    rows = [(row, data[number].extra["seconds"]) for number in found for row in data[number].extra["segments"]]
+    if found and not rows:
+        return ["No video has an annotated segment: there is nothing to measure."]
+    wrong = sum(not max(start, 0) < min(end, seconds) for (start, end, _), seconds in rows)
+    return [f"{wrong} of {len(rows)} annotated segments have no length or lie outside their video."] * (wrong > 0)
 
 
 def _result(
@@ -327,6 +415,7 @@ def _result(
     remark: str,
     network: nn.Module,
     weights: str,
+    per_class: list[ClassResult] | None,
 ) -> EvaluationResult:
     return EvaluationResult(
         model=facts,
@@ -340,11 +429,12 @@ def _result(
         scores=np.zeros((0, 0), np.float32),
         class_names=[],
         failures=[Failure(os.fspath(data[number].path), run.unread[number]) for number in sorted(run.unread)],
-        resumed=0,
+        resumed=run.resumed,
         seconds=run.seconds,
         device=str(next(network.parameters()).device),
         precision=precision_name(network, "none"),
         processes=world_size(),
         weights=weights,
+        per_class=per_class,
         curve=curve,
     )

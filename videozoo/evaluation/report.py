@@ -177,6 +177,7 @@ class _Classes:
         self.counted, count = "videos", len(self.names)
         if result.per_class is not None:
             self._take(result.per_class)
+            self.counted = f"true {result.counted}"
             return
         table = many_hot(result.labels, count)
         self.videos = table.sum(0)  # of each class
@@ -193,8 +194,8 @@ class _Classes:
         self.order = present[np.argsort(self.values[present], kind="stable")]  # worst first
 
     def _take(self, rows: Sequence[ClassResult]) -> None:
-        """The classes as a detector's metric has them."""
-        self.names, self.exclusive, self.matrix, self.counted = [row.name for row in rows], False, None, "true boxes"
+        """The classes as the metric of a detector or localiser has them."""
+        self.names, self.exclusive, self.matrix = [row.name for row in rows], False, None
         self.videos = np.array([row.positives for row in rows], np.int64)
         self.values = np.array([row.average_precision or 0.0 for row in rows]) / 100
         present = np.flatnonzero(self.videos)

@@ -50,13 +50,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ClassResult:
-    """What a detector is worth on one class."""
+    """What a detector or localiser is worth on one class."""
 
     name: str
     average_precision: float | None
-    """In percent; None for a class that does not occur."""
+    """In percent; None for a class that does not occur. Of segments the mean over the thresholds of IoU."""
     positives: int
-    """True boxes."""
+    """True boxes or segments."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class EvaluationResult:
     comparison: Comparison | None = None
     """Set by :func:`compare`."""
     per_class: list[ClassResult] | None = None
-    """Of a detector: the classes that its metric counts."""
+    """Of a detector or localiser: the classes that its metric counts."""
     curve: list[tuple[float, float]] | None = None
     """Of a localiser: average number of proposals a video, and their average recall in percent."""
     unit: str = "video"
@@ -108,6 +108,11 @@ class EvaluationResult:
     def protocol(self) -> str:
         """Views and averaging in words."""
         return describe_protocol(self.config)
+
+    @property
+    def counted(self) -> str:
+        """What the numbers of ``per_class`` are of: "boxes" or "segments"."""
+        return "segments" if self.unit == "video" else "boxes"
 
     @property
     def differences(self) -> dict[str, float]:
@@ -225,7 +230,7 @@ def table_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def class_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows like those of :func:`table_rows`, one a class of a detector: its average precision as "AP: NAME"."""
+    """Rows like those of :func:`table_rows`, one a class: its average precision, called "AP: NAME"."""
     first = (table_rows(facts) or [{}])[0]
     empty = dict.fromkeys(("published", "difference"))
     return [

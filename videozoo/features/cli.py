@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..console import EXPECTED, create_from_args, fail, pick_device, positive, say
+from ..console import EXPECTED, create_from_args, fail, optimize_from_args, pick_device, positive, say
+from ..options import (
+    add_machine_options,
+    add_speed_options,
+    add_weights_options,
+    check_weights_options,
+    count,
+    video_name,
+)
 
 TEXT = "write features of videos of any length, window by window, with time stamps"
 
@@ -32,32 +39,17 @@ def add_features_command(commands: Any, common: argparse.ArgumentParser) -> None
     add("--spacing", type=positive, metavar="N", help="frames between those of a window (default: the model's own)")
     add("--logits", action="store_true", help="scores of the classes, before any softmax, in place of pooled features")
     add("--format", choices=("npy", "csv", "safetensors"), default="npy", help="of the files (default npy)")
-    add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
-    add(
-        "--pretrained",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="load the published weights (default, unless --checkpoint is given)",
-    )
+    add_weights_options(parser)
     add("--size", type=positive, metavar="PIXELS", help="side of the centre that is cut out (default: the model's own)")
     add("--batch-size", type=positive, metavar="N", help="windows in the network at a time (default: 1 on cpu, else 8)")
     add("--workers", type=count, default=0, metavar="N", help="processes that decode (default 0: this one)")
-    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
-    add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
-    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
-
-
-def count(text: str) -> int:
-    """A number from 0 on, as a type of argparse."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return int(text)
+    add_machine_options(parser)
+    add_speed_options(parser)
 
 
 def features(args: argparse.Namespace) -> int:
     """Write the features of each video; a bad one is reported and the rest go on."""
-    if args.checkpoint and args.pretrained:
-        args.usage_error("--pretrained and --checkpoint both name weights: give one of them")
+    check_weights_options(args)
     if Path(args.out).is_file():
         args.usage_error(f"--out {args.out} is a file: name a folder")
     stems = [video_name(path) for path in args.videos]
@@ -71,6 +63,7 @@ def features(args: argparse.Namespace) -> int:
     if caveat:
         say(f"warning: {caveat}")
     device, failed = pick_device(args.device), 0
+    optimize_from_args(model, args, device)
     for path, stem in zip(args.videos, stems, strict=True):
         out = Path(args.out, f"{stem}.{args.format}")
         try:
@@ -94,9 +87,3 @@ def features(args: argparse.Namespace) -> int:
             continue
         print(f"{out}: {facts['shape'][0]} windows of {facts['shape'][1]} {facts['output']}", flush=True)
     return 1 if failed else 0
-
-
-def video_name(path: str | os.PathLike[str]) -> str:
-    """What the files of a video are called: its name without folder and suffix."""
-    path = Path(os.path.abspath(path))
-    return path.name if path.is_dir() else path.stem

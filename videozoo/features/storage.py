@@ -71,9 +71,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it to start afresh.") from error
+        raise ValueError(f"{path} is damaged ({error}): delete it, and what belongs to it, to start afresh.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no facts of features: delete it to start afresh.")
+        raise ValueError(f"{path} holds no facts of features: move it away.")
     return value
 
 
@@ -94,9 +94,18 @@ def check_run(saved: Mapping[str, Any], run: Mapping[str, Any], place: Path) -> 
 
 
 def feature_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``NAME.json`` beside a file of features says of them: times, video, model, ...; empty without it."""
+    """What ``NAME.json`` beside a file of features says of them: times, video, model, ...; empty without it.
+
+    ValueError for a file of that name that ``videozoo features`` has not written.
+    """
     facts = Path(path).with_suffix(".json")
-    return read_json_object(facts) if facts.is_file() else {}
+    if not facts.is_file():
+        return {}
+    found = read_json_object(facts)
+    video = found.get("video")
+    if not isinstance(video, dict) or not {"frames", "fps"} <= video.keys() or not {"every", "run"} <= found.keys():
+        raise ValueError(f"{facts} does not tell how {os.path.basename(path)} was made: move one of both away.")
+    return found
 
 
 # Writing -------------------------------------------------------------------------------------------------------------

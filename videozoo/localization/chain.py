@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import catalog
 from ..factory import create_model
 from ..models.bmn import BMN
 from ..models.bsn import ProposalEvaluation, TemporalEvaluation
@@ -127,6 +128,7 @@ def create_localizers(
     Raises:
         ValueError: no localiser, or one network of BSN without the other.
     """
+    check_task(name)
     names = network_names(name, partner)
     files = list(checkpoints) or [None] * len(names)
     if len(files) != len(names):
@@ -134,6 +136,13 @@ def create_localizers(
     networks = tuple(create_model(n, checkpoint_path=f, **kwargs) for n, f in zip(names, files, strict=True))
     check_localizers(networks, name)
     return networks
+
+
+def check_task(name: str) -> None:
+    """ValueError for the name of an entry that finds no segments, before its weights are fetched."""
+    entry = catalog.find_entry(name)
+    if entry is not None and entry.task != "localization":
+        raise ValueError(f"{name} finds no segments: take one of 'videozoo list --task localization'.")
 
 
 def check_localizers(networks: Sequence[nn.Module], name: str = "the model") -> None:
@@ -145,8 +154,12 @@ def check_localizers(networks: Sequence[nn.Module], name: str = "the model") -> 
         raise ValueError(
             f"{name} is the first network of BSN, which only proposes candidates: name the second one (--pem)."
         )
+    if kinds == [ProposalEvaluation]:
+        raise ValueError(f"{name} is the second network of BSN, which judges the candidates of the first: name both.")
     titles = " and ".join(getattr(network, "title", type(network).__name__) for network in networks)
-    raise ValueError(f"{name} ({titles}) finds no segments: take one of videozoo.list_models(task='localization').")
+    if len(kinds) == 2:
+        raise ValueError(f"{titles} are not the first and the second network of BSN (bsn_tem_..., bsn_pem_...).")
+    raise ValueError(f"{name} ({titles}) finds no segments: take one of 'videozoo list --task localization'.")
 
 
 def proposal_chain(networks: Sequence[nn.Module]) -> ProposalChain:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import EXPECTED, RANDOM, dumps, fail, pick_device, positive, say
-from ..features.cli import count, video_name
+from ..options import add_machine_options, add_weights_options, check_weights_options, count, seconds, video_name
 
 if TYPE_CHECKING:
     from .video import Localization
 
 TEXT = "find when something happens in videos, or in files of their features"
 PICTURES = 24  # thumbnails of a timeline
+SHOWN = 10  # segments in the terminal
 SELF = "self"
 
 
@@ -34,13 +35,7 @@ def add_localize_command(commands: Any, common: argparse.ArgumentParser) -> None
     add("inputs", nargs="+", metavar="VIDEO|FEATURES", help="video file, folder of frames, or file of features")
     add("--model", "-m", required=True, metavar="NAME", help="bmn_anet, bsn_anet (both networks), ssn_r50_thumos14")
     add("--pem", metavar="NAME", default="", help="BSN's second network, where the first is a local-dir: one")
-    add("--checkpoint", nargs="+", default=[], metavar="FILE", help="weights of the localiser (BSN: of both)")
-    add(
-        "--pretrained",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="load the published weights (default)",
-    )
+    add_weights_options(parser, nargs="+", default=[], help="weights of the localiser (BSN: of both)")
     add("--flow", metavar="PATH", help="the video's flow: a folder of x_*.jpg and y_*.jpg, or a file of features; for "
         "several inputs a folder with one of these for each, by name")  # fmt: skip
     add("--feature-models", nargs="+", metavar="NAME", help="networks that make the features: rgb, or rgb and flow "
@@ -48,25 +43,13 @@ def add_localize_command(commands: Any, common: argparse.ArgumentParser) -> None
     add("--class-scores", metavar="FILE", help='label segments by scores of videos, {"class": [names], '
         '"results": {"VIDEO": [scores]}}; "self": by the mean of the features that are class scores')  # fmt: skip
     add("--proposals", metavar="FILE", help="SSN: list of proposals as THUMOS14 has it (default: sliding windows)")
-    add("--seconds", type=_seconds, metavar="S", help="length of the video that a file of features describes")
-    add("--topk", type=positive, default=10, metavar="N", help="segments to show (default 10); files get up to 100")
+    add("--seconds", type=seconds, metavar="S", help="length of the video that a file of features describes")
+    add("--topk", type=positive, metavar="N", help="segments to show (default 10), or in JSON (default 100)")
     add("--json", action="store_true", help="print JSON: an object for one input, a list for several")
     add("--out", metavar="FILE.html", help="write a page to look at: one file, all inputs")
     add("--batch-size", type=positive, metavar="N", help="frames in the network at a time (default: 1 on cpu, else 8)")
     add("--workers", type=count, default=0, metavar="N", help="processes that decode (default 0: this one)")
-    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
-    add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
-    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
+    add_machine_options(parser)
 
 
 def localize(args: argparse.Namespace) -> int:
@@ -75,6 +58,10 @@ def localize(args: argparse.Namespace) -> int:
         args.usage_error(f"--out {args.out} is a folder: name the file to write, such as {args.out}/result.html")
     if args.feature_models and len(args.feature_models) > 2:
         args.usage_error("--feature-models takes the network of rgb, and that of flow")
+    if args.seconds and len(args.inputs) > 1:
+        args.usage_error(f"--seconds is the length of one video, there are {len(args.inputs)}: call them one by one")
+    check_weights_options(args)
+    args.pretrained = not args.checkpoint and args.pretrained is not False
     work = _worker(args)
     caveat = "" if args.pretrained or args.checkpoint else RANDOM
     if caveat:
@@ -89,9 +76,9 @@ def localize(args: argparse.Namespace) -> int:
         weights = ", ".join(args.checkpoint) or (result.model.get("url") or args.model if args.pretrained else "random")
         done.append(replace(result, weights=weights, caveat=caveat))
         if not args.json:
-            print(describe(done[-1], args.topk), flush=True)
+            print(describe(done[-1], args.topk or SHOWN), flush=True)
     if args.json and (done or len(args.inputs) > 1):
-        rows = [result.to_dict() for result in done]
+        rows = [result.to_dict(args.topk) for result in done]
         print(dumps(rows if len(args.inputs) > 1 else rows[0]))
     if args.out and done:
         from .report import write_localization_report
@@ -104,13 +91,14 @@ def localize(args: argparse.Namespace) -> int:
 def _worker(args: argparse.Namespace) -> Callable[[str], Localization]:
     """The function that localises in one input, with all that is read or made once."""
     from .chain import create_localizers, proposal_chain
+    from .video import TOP_K
 
     device = pick_device(args.device)
     networks = create_localizers(
         args.model,
         args.pem,
         checkpoints=args.checkpoint,
-        pretrained=args.pretrained and not args.checkpoint,
+        pretrained=args.pretrained,
         cache_dir=args.cache_dir,
     )
     for network in networks:
@@ -120,6 +108,7 @@ def _worker(args: argparse.Namespace) -> Callable[[str], Localization]:
         "workers": args.workers,
         "reader": args.reader,
         "device": device,
+        "top_k": max(TOP_K, args.topk or 0),
         "progress": sys.stderr.isatty() and not args.json,
         "max_pictures": PICTURES if args.out else 0,
     }
@@ -139,9 +128,10 @@ def _ssn(args: argparse.Namespace, model: Any, how: dict[str, Any]) -> Callable[
     from .video import is_feature_file, localize_proposals
 
     videos = {video.video: video for video in read_proposals(args.proposals)} if args.proposals else None
-    known = [video for video in (videos or {}).values() if video.ground_truth]
-    has_truth = any(row[1] > 0.7 for video in known for row in video.proposals)
-    stats = regression_statistics(known) if has_truth else None
+    try:
+        stats = regression_statistics(list(videos.values())) if videos else None
+    except ValueError:  # a list without true segments, or of fractions: borders stay, and the remark says so
+        stats = None
 
     def work(path: str) -> Localization:
         if is_feature_file(path):
@@ -173,12 +163,14 @@ def _features_or_video(args: argparse.Namespace, chain: Any, how: dict[str, Any]
     def work(path: str) -> Localization:
         flow = _flow_of(args, path)
         if not is_feature_file(path):
+            if args.seconds:
+                raise ValueError(f"{path}: a video knows how long it is, --seconds is for files of features.")
             return localize_video(chain, made.networks(flow is not None), path, flow, classes=classes(path), **how)
         paths = [path] if flow is None else [path, flow]
         found = classes(path)
         if found == SELF:
             raise ValueError(f"{path}: names of classes are not known of a file of features: give --class-scores FILE.")
-        return localize_features(chain, paths, seconds=args.seconds, classes=found)
+        return localize_features(chain, paths, seconds=args.seconds, classes=found, top_k=how["top_k"])
 
     return work
 
@@ -219,10 +211,10 @@ class _FeatureNetworks:
 
 def describe(result: Localization, topk: int) -> str:
     """Lines for people: the best segments, and how they came about."""
-    from .report import moment
+    from .report import length_text, moment
 
     rows = result.segments[:topk]
-    lines = [f"{result.source['path']}  ({moment(result.length, result.unit)})"]
+    lines = [f"{result.source['path']}  ({length_text(result)})"]
     times = [(moment(start, result.unit), moment(end, result.unit)) for start, end, _, _ in rows]
     width = max((len(text) for pair in times for text in pair), default=0)
     for (start, end), (_, _, score, label) in zip(times, rows, strict=True):

@@ -70,6 +70,13 @@ def moment(value: float, unit: str) -> str:
     return clock(round(value), 0.0) if unit == "frames" else clock(value, 1.0)
 
 
+def length_text(row: Localization) -> str:
+    """How long a video is, in words."""
+    if row.unit == "share":
+        return "length not known"
+    return f"{row.length:.0f} frames" if row.unit == "frames" else moment(row.length, row.unit)
+
+
 def _contents(rows: Sequence[Localization]) -> str:
     items = []
     for number, row in enumerate(rows, 1):
@@ -142,7 +149,7 @@ def _facts(row: Localization) -> dict[str, str]:
     return {
         "File": escape(source["path"]),
         "Video": size,
-        "Length": escape(moment(row.length, row.unit)) if row.unit != "share" else "not known",
+        "Length": escape(length_text(row)),
         "Features": escape(row.features),
         "Remark": escape(row.remark),
         "Time": escape(f"{', '.join(f'{k} {v:.2f} s' for k, v in row.seconds.items())} on {row.device}"),

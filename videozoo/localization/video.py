@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..data import VideoReader
-from ..data.localization import SUFFIXES, join_features, load_feature_file, proposal_ticks
+from ..data.localization import SUFFIXES, is_dense, join_features, load_feature_file, proposal_ticks
 from ..data.regions import ProposalVideo
 from ..features import Features, extract_features, feature_facts
 from ..prediction import class_names, eval_mode, model_facts, open_source, thumbnail
@@ -153,7 +153,8 @@ def localize_features(
     of the video, is given, or the file was written by ``videozoo features``.
 
     Raises:
-        AnnotationError: a file without features, or of another width.
+        FileNotFoundError: there is no such file.
+        ValueError: a file without features, or of another width, or a ``NAME.json`` beside it of something else.
     """
     begin = time.perf_counter()
     parts = [load_feature_file(path) for path in paths]
@@ -166,7 +167,8 @@ def localize_features(
         unit, length = _length(video.get("frames", 0), video.get("fps", 0.0))
     covered = feature_seconds(length, video["frames"], facts["every"]) if unit != "share" and facts else length
     loading = time.perf_counter() - begin
-    result = _localized(chain, parts, covered or length, classes, top_k, source=source, unit=unit, length=length)
+    shared = {"source": source, "unit": unit, "length": length}
+    result = _localized(chain, parts, covered or length, classes, top_k, dense=is_dense(paths[0]), **shared)
     return replace(
         result, features=" and ".join(map(os.fspath, paths)), seconds={"features": loading} | dict(result.seconds)
     )
@@ -207,7 +209,8 @@ def localize_video(
         classes = own_classes(networks, parts)
     unit, length = _length(found.video["frames"], found.video["fps"])
     covered = feature_seconds(length, found.video["frames"], how["every"]) or length
-    result = _localized(chain, parts, covered, classes, top_k, source=found.video, unit=unit, length=length)
+    facts = {"source": found.video, "unit": unit, "length": length}
+    result = _localized(chain, parts, covered, classes, top_k, dense=True, **facts)
     names = [model_facts(network)["full_name"] for network in networks[: len(parts)]]
     words = f"scores of {' and '.join(names)}, every {how['every']} frames, centre of {how['size']} pixels"
     return replace(
@@ -228,17 +231,22 @@ def _localized(
     covered: float,
     classes: tuple[Sequence[str], np.ndarray] | None,
     top_k: int,
+    *,
+    dense: bool,
     **facts: Any,
 ) -> Localization:
-    """The chain on features of rgb, or rgb and flow, ``(C, T)`` each."""
+    """The chain on features of rgb, or rgb and flow, ``(C, T)`` each; ``dense`` as of ``join_features``."""
     begin = time.perf_counter()
     path, width = facts["source"]["path"], chain.in_chans
     alone = len(parts) == 1 and 2 * len(parts[0]) == width
     parts = [*parts, *parts] if alone else parts
     total = sum(map(len, parts))
     if total != width:
-        raise ValueError(f"{path} has features of width {total}, the model takes {width}.")
-    rows = chain.proposals(join_features(parts, chain.positions)[None], [covered])[0]
+        raise ValueError(
+            f"{path} has features of width {total}, the model takes {width}: give it what it was trained on, rgb and "
+            "flow in one file or in two."
+        )
+    rows = chain.proposals(join_features(parts, chain.positions, dense=dense)[None], [covered])[0]
     return Localization(
         segments=labelled(rows, classes, top_k),
         model=chain_facts(chain),
@@ -277,23 +285,36 @@ def fitted(video: ProposalVideo, frames: int) -> ProposalVideo:
     return ProposalVideo(video.video, frames, (), rows)
 
 
-def score_proposals(
-    model: nn.Module, features: np.ndarray, video: ProposalVideo, stats: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """SSN's detections of a video by class, rows ``(start, end, score, ...)`` as fractions, from its frames' features.
+def score_proposals(model: nn.Module, features: np.ndarray, video: ProposalVideo) -> np.ndarray:
+    """What SSN says of each proposal of a video, ``(K, 3 + 4 * classes)`` float32.
+
+    A row is start and end as fractions of the video, then activity ``1 + classes``, completeness ``classes`` and
+    regression ``2 * classes``.
 
     Args:
         features: ``(T, num_features)`` of every 6th frame, from the first on, the very last frame left out.
         video: its proposals, in frames.
-        stats: mean and deviation ``(2, 2)`` of the regression; None leaves borders where they are.
     """
     places, ticks, scales = proposal_ticks(video, len(features))
     weight = next(model.parameters())
     with eval_mode(model), torch.inference_mode():
         x = torch.from_numpy(np.ascontiguousarray(features)).to(weight)
-        output = [part.double().cpu().numpy() for part in model.score(x, *map(torch.from_numpy, (ticks, scales)))]
-    moves = None if stats is None else denormalized(output[2], stats)
-    return ssn_detections(places, output[0], output[1], moves)
+        output = model.score(x, *map(torch.from_numpy, (ticks, scales)))
+    return np.concatenate([places, *(part.float().flatten(1).cpu().numpy() for part in output)], axis=1)
+
+
+def scored_detections(scores: np.ndarray, stats: np.ndarray | None = None) -> list[np.ndarray]:
+    """SSN's detections of a video by class, rows ``(start, end, score, ...)`` as fractions.
+
+    Args:
+        scores: see :func:`score_proposals`.
+        stats: mean and deviation ``(2, 2)`` of the regression; None leaves borders where they are.
+    """
+    count = (scores.shape[1] - 3) // 4
+    places, *output = np.split(scores, [2, 3 + count, 3 + 2 * count], axis=1)
+    activity, completeness, moves = (part.astype(float) for part in output)
+    moves = None if stats is None else denormalized(moves.reshape(-1, count, 2), stats)
+    return ssn_detections(places, activity, completeness, moves)
 
 
 def frame_features(model: nn.Module, video: VideoReader | str | os.PathLike[str], **how: Any) -> Features:
@@ -317,7 +338,7 @@ def localize_proposals(
 
     Args:
         proposals: of the video; None: windows of many lengths all over it, see ``sliding_proposals``.
-        stats: see ``score_proposals``.
+        stats: see ``scored_detections``.
         how: as of ``extract_features``.
     """
     begin = time.perf_counter()
@@ -330,7 +351,7 @@ def localize_proposals(
     names = class_names(model.pretrained_cfg, model.num_classes)
     rows = [
         (float(start * length), float(end * length), float(score), names[label])
-        for label, table in enumerate(score_proposals(model, found.values, given, stats))
+        for label, table in enumerate(scored_detections(score_proposals(model, found.values, given), stats))
         for start, end, score in table[:, :3]
     ]
     remarks = [SLIDING] * (proposals is None) + ["Borders stay as proposed."] * (stats is None)
@@ -340,7 +361,7 @@ def localize_proposals(
         length=length,
         segments=sorted(rows, key=lambda row: -row[2])[:top_k],
         model=model_facts(model),
-        features=f"every {SSN_EVERY}th frame, {len(given.proposals)} proposals",
+        features=f"every {SSN_EVERY}th frame, {len(given.proposals)} proposal{'s' * (len(given.proposals) != 1)}",
         device=str(next(model.parameters()).device),
         seconds={"features": making, "model": time.perf_counter() - begin},
         pictures=_timed(pictures, found),

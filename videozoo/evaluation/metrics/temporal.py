@@ -210,14 +210,14 @@ def detection_map(
     return {"labels": list(truth), "ap": ap, "mAP": ap.mean(1), "average_mAP": float(ap.mean())}
 
 
-def thumos14_map(
+def thumos14_precision(
     ground_truth: Mapping[Any, Mapping[int, ArrayLike]],
     detections: Mapping[Any, Sequence[np.ndarray]],
     thresholds: Sequence[float] = THUMOS14_THRESHOLDS,
-) -> dict[str, float]:
-    """`{"mAP@0.10": ..., "mAP@0.90": ...}`: means over all classes of the detections' average precision.
+) -> np.ndarray:
+    """Average precision of each class at each IoU threshold, `(classes, thresholds)` float32.
 
-    nan if there are detections of a class without ground truth: it is not left out of the mean, as published.
+    nan where there are detections of a class without ground truth.
 
     Args:
         ground_truth: for each video segments `(G, 2)` of its classes, from 0.
@@ -230,5 +230,19 @@ def thumos14_map(
         truth = {video: of[label] for video, of in ground_truth.items() if label in of}
         found = [(video, *row[:3]) for video, by_class in detections.items() for row in by_class[label].tolist()]
         table.append(detection_average_precision(truth, found, thresholds))
-    means = np.stack(table).mean(0) if table else np.full(len(thresholds), np.nan)
+    return np.stack(table) if table else np.zeros((0, len(thresholds)), np.float32)
+
+
+def thumos14_map(
+    ground_truth: Mapping[Any, Mapping[int, ArrayLike]],
+    detections: Mapping[Any, Sequence[np.ndarray]],
+    thresholds: Sequence[float] = THUMOS14_THRESHOLDS,
+) -> dict[str, float]:
+    """`{"mAP@0.10": ..., "mAP@0.90": ...}`: means over all classes of the detections' average precision.
+
+    nan if there are detections of a class without ground truth: it is not left out of the mean, as published. Arguments
+    as of `thumos14_precision`.
+    """
+    table = thumos14_precision(ground_truth, detections, thresholds)
+    means = table.mean(0) if len(table) else np.full(len(thresholds), np.nan)
     return {f"mAP@{threshold:.2f}": float(mean) for threshold, mean in zip(thresholds, means, strict=True)}
