@@ -8,12 +8,13 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from detection_data import write_ava, write_jhmdb
 
 import videozoo
 from videozoo import cli, detection
-from videozoo.data import open_video
-from videozoo.detection import persons
-from videozoo.detection.video import detect_video
+from videozoo.data import ava, open_video
+from videozoo.data.detection import load_detection
+from videozoo.detection import persons, proposals
 
 VIDEO = Path(__file__).parent / "data" / "video" / "demo_24f_bt709.mp4"
 LABELS = [f"{word} & <such>" for word in ("walk", "talk", "sit", "run", "wave")]
@@ -133,6 +134,7 @@ def test_a_person_detector_without_weights_is_told_with_a_remedy(run, monkeypatc
     code, out, err = run(VIDEO, "--json")
     assert code == 1 and not out and "Traceback" not in err
     assert "the weights of fasterrcnn_resnet50_fpn_v2 cannot be downloaded" in err and "give boxes of your own" in err
+    assert re.search(r"or put https://\S+/fasterrcnn_resnet50_fpn_v2_coco-\w+.pth into \S+/checkpoints\.", err)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +164,29 @@ def test_wrong_models_and_boxes_are_told(run, folder, boxes, tmp_path):
     boxes.write_text('{"frames": {"0": [[9, 9, 1, 1]]}}')
     code, out, err = run(VIDEO, "--boxes", boxes, "--out", tmp_path / "out")
     assert code == 1 and "frame 0: expected rows of x1 <= x2" in err and not (tmp_path / "out").exists()
+    code, _, err = run(VIDEO, "--boxes", tmp_path / "gone.json", "--json")
+    assert code == 1 and "gone.json is not there: it should have the boxes" in err
     code, _, err = run(VIDEO, "--detector", "yolo")
     assert code == 1 and "choose one of fasterrcnn" in err
+
+
+def test_proposals_of_many_films_are_boxes_of_each(run, tmp_path):
+    rows = {("demo_24f_bt709", 900): np.array([[0.1, 0.1, 0.4, 0.9, 0.95]])}
+    ava.write_proposals(rows, tmp_path / "p.safetensors")
+    code, out, err = run(VIDEO, VIDEO, "--boxes", tmp_path / "p.safetensors", "--json")
+    assert code == 0, err
+    boxes = [row["moments"][0]["persons"][0]["box"] for row in json.loads(out)]
+    assert boxes == [pytest.approx([34, 25.6, 136, 230.4])] * 2
+
+
+def test_the_library_function_takes_boxes_of_any_kind(folder, boxes, monkeypatch):
+    model = videozoo.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    from_file = videozoo.detect(model, VIDEO, boxes, every=0.5, device="cpu")
+    table = videozoo.detect(model, VIDEO, persons.read_boxes(boxes), every=0.5)
+    assert [m.numbers for m in from_file.moments] == [m.numbers for m in table.moments] == [[0, 1], [0]]
+    monkeypatch.setattr(persons, "person_detector", lambda name, device: (_ for _ in ()).throw(OSError(f"no {name}")))
+    with pytest.raises(OSError, match="no fasterrcnn_resnet50_fpn_v2"):
+        videozoo.detect(model, VIDEO)
 
 
 def test_random_weights_are_called_meaningless(run, boxes):
@@ -174,14 +197,14 @@ def test_random_weights_are_called_meaningless(run, boxes):
 def test_pictures_show_persons_where_they_are_and_unsure_ones_not(folder):
     model = videozoo.create_model(f"local-dir:{folder}", pretrained=True).eval()
     table = {0: np.array([[100.0, 50, 200, 150, 0.95], [5, 5, 60, 60, 0.4]])}
-    found = detect_video(model, VIDEO, table, every=2, max_pictures=3, least=0.99)
+    found = detection.detect(model, VIDEO, table, every=2, max_pictures=3, least=0.99)
     assert [frame for frame, _ in found.pictures] == [0] and found.moments[0].numbers == [0]
     with open_video(VIDEO) as video:
         change = np.abs(found.poster.astype(int) - video.get([0])[0]).max(-1) > 30
     rows, columns = np.nonzero(change)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (50, 150, 100, 200)
     assert not change[55:145, 105:195].any()
-    both = detect_video(model, VIDEO, table, every=2, min_score=0.3)
+    both = detection.detect(model, VIDEO, table, every=2, min_score=0.3)
     assert both.moments[0].numbers == [0, 1]
 
 
@@ -193,6 +216,53 @@ def test_memory_does_not_grow_with_the_video(folder):
         get, video.get = video.get, lambda indices: sizes.append(len(indices)) or get(indices)
         list(detection.moments(model, video, {}, every=0.1))
     assert max(sizes) == 5 and len(sizes) == 8
-    found = detect_video(model, VIDEO, {}, every=0.1)
+    found = detection.detect(model, VIDEO, {}, every=0.1)
     assert found.pictures == [] and found.poster is None and found.persons() == []
     assert "No persons" in detection.detection_report(found) and "Nobody was found" in detection.detection_report(found)
+
+
+# Persons of a data set -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "keys"), [("ava21", ("film0", 901)), ("jhmdb", ("stand/v0", 1))])
+def test_persons_of_a_data_set_are_found_for_its_test(name, keys, tmp_path, monkeypatch, capsys):
+    """By second of films, and in every frame of videos that are marked all through; films that fail are told."""
+    root = (write_ava if name == "ava21" else write_jhmdb)(tmp_path)
+    seen = []
+
+    def find(frame):
+        seen.append(frame)
+        return np.array([[48.0, 16, 96, 64, 0.97]]) if len(seen) > 1 else np.zeros((0, 5))
+
+    monkeypatch.setattr(proposals, "person_source", lambda *_: find)
+    argv = ["data", "proposals", name, "--root", str(root), "--out", str(tmp_path / "found.safetensors")]
+    if name == "ava21":
+        (root / "videos" / "film3.mp4").write_bytes(b"no video")
+    assert cli.main(argv) == (1 if name == "ava21" else 0)
+    out, err = capsys.readouterr()
+    assert f"{2 if name == 'ava21' else 11} boxes in {3 if name == 'ava21' else 12} frames of" in out
+    assert ("film3.mp4: " in err) == (name == "ava21")
+    assert cli.main(["data", "convert-proposals", argv[-1], str(tmp_path / "found.json")]) == 0
+    table = ava.read_proposals(tmp_path / "found.json")
+    assert len(table[keys]) == 0 and table[keys[0].replace("0", "1").replace("stand", "talk"), keys[1]].tolist() == [
+        [0.5, 0.25, 1.0, 1.0, 0.97]
+    ]
+    data = load_detection(name, root, proposals=argv[-1])
+    assert sum(len(frame.proposals) > 0 for frame in data) == (4 if name == "ava21" else 11)
+    with open_video(data[0].path) as video:
+        middle = video.get([30 if name == "ava21" else 0])[0]
+    assert np.array_equal(seen[0], middle), "the key frame itself"
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["proposals", "k400", "--root", ".", "--out", "x.json"], "k400 has no boxes of persons"),
+        (["proposals", "ava21", "--root", ".", "--out", "x.pkl"], "are written as .json or .safetensors"),
+        (["convert-proposals", "gone.pkl", "x.json"], "gone.pkl"),
+        (["convert-proposals", __file__, "x.json"], "is no pickle of plain data"),
+    ],
+)
+def test_wrong_use_of_proposals_is_told(argv, reason, capsys):
+    assert cli.main(["data", *argv]) == 1
+    assert reason in capsys.readouterr().err and not Path("x.json").exists()

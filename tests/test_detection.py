@@ -139,7 +139,10 @@ def test_boxes_beyond_the_frame_are_cut_and_those_without_area_read_the_nearest_
     ("given", "message"),
     [
         ([boxes([0, 0, 9, 9])], "list of 2 tensors .*, one for each clip, got 1 of them"),
-        (torch.zeros(2, 3, 4), r"got a tensor \(2, 3, 4\)"),
+        (torch.zeros(2, 3, 4), r"got a Tensor \(2, 3, 4\)"),
+        (None, "list of 2 tensors .*, one for each clip, got a NoneType"),
+        ([[[0, 0, 9, 9]], []], r"clip 0 must be a tensor .* got a list: use torch.as_tensor\(boxes\).reshape\(-1, 4\)"),
+        ([boxes().numpy()] * 2, "clip 0 must be a tensor .* got a ndarray"),
         ([boxes(), torch.zeros(3, 5)], r"clip 1 must be a tensor \(K, 4\).*use torch.zeros\(0, 4\)"),
         ([boxes([5, 5, 2, 9]), boxes()], r"clip 0 .*got \[5.0, 5.0, 2.0, 9.0\]: is it x, y, width, height"),
         ([boxes([0, 0, float("nan"), 9]), boxes()], "clip 0 hold numbers that are not finite"),
@@ -148,6 +151,11 @@ def test_boxes_beyond_the_frame_are_cut_and_those_without_area_read_the_nearest_
 def test_wrong_boxes_are_told(model, given, message):
     with pytest.raises(ValueError, match=message):
         model(CLIP, given)
+
+
+def test_wrong_clips_are_told_before_their_boxes(model):
+    with pytest.raises(ValueError, match=r"expects clips \(N, 3, T, H, W\)"):
+        model(CLIP[0], [boxes()])
 
 
 def test_half_precision_cuts_the_same_boxes(model):

@@ -1,6 +1,11 @@
 """Training of detectors: clips and boxes, whole runs, and the published schedules."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +228,43 @@ def test_the_command_trains_and_its_result_is_measured_and_used(root, tmp_path, 
     assert code == 2 and "--dataset ava21" in err
     code, _, err = run_cli(capsys, "finetune", root, "--dataset", "ava21", "-m", "narrow_roi_2x4", "--hold-out", "0.2")
     assert code == 2 and "ava21 has boxes" in err
+
+
+def test_two_processes_learn_what_one_does(root, tmp_path):
+    """Under torchrun each takes half of a batch. Films of training that validate are told of, once."""
+    pairs = [f"{key}={value}" for key, value in INPUT.items()]
+    lines = [
+        "import os, sys",
+        f"sys.path[:0] = [{str(Path(videozoo.__file__).parent.parent)!r}, {str(Path(__file__).parent)!r}]",
+        "import test_detection_training",
+        "from videozoo.cli import main",
+        "sys.exit(main(sys.argv[1:]))",
+    ]
+    (tmp_path / "run.py").write_text("\n".join(lines))
+    curves = []
+    for processes in (2, 1):
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes > 1 else []
+        call = [
+            sys.executable,
+            *torchrun,
+            tmp_path / "run.py",
+            "finetune",
+            root,
+            "--dataset",
+            "ava21",
+            "--classes",
+            TALK,
+        ]
+        call += [STAND, "--model", "narrow_roi_2x4", "--no-pretrained", "--out", tmp_path / f"by{processes}"]
+        call += ["--device", "cpu", "--epochs", 2, "--probe-epochs", 0, "--batch-size", 4 // processes]
+        call += ["--freeze-bn", "statistics", "--dropout", 0, "--workers", 0, "--input", *pairs]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, call)), capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("are the same video: same film") == 4, "training and validation have the same films"
+        rows = list(csv.DictReader((tmp_path / f"by{processes}" / "log.csv").open()))
+        curves.append([[float(row[key]) for key in ("loss", "mAP")] for row in rows])
+    assert len(curves[0]) == 2 and np.allclose(*curves, rtol=1e-4)
 
 
 # Published schedules -------------------------------------------------------------------------------------------------

@@ -313,8 +313,26 @@ def test_a_video_is_looked_at_moment_by_moment_and_drawn(model, tmp_path):
 def test_boxes_move_between_moments():
     a = stream.Moment(0, np.array([[0.0, 0, 10, 10, 1], [50, 0, 60, 10, 1]]), [0, 1], np.zeros((2, 3)))
     b = stream.Moment(10, np.array([[10.0, 0, 20, 10, 1], [80, 0, 90, 10, 1]]), [0, 2], np.zeros((2, 3)))
-    assert stream.boxes_between(a, b, 0.2) == [(0, (2.0, 0.0, 12.0, 10.0)), (1, (50.0, 0.0, 60.0, 10.0))]
-    assert stream.boxes_between(a, b, 0.7) == [(0, (7.0, 0.0, 17.0, 10.0)), (2, (80.0, 0.0, 90.0, 10.0))]
+    first, last = a.seen[1], b.seen[1]
+    assert stream.boxes_between(first, last, 0.2) == [(0, (2.0, 0.0, 12.0, 10.0)), (1, (50.0, 0.0, 60.0, 10.0))]
+    assert stream.boxes_between(first, last, 0.7) == [(0, (7.0, 0.0, 17.0, 10.0)), (2, (80.0, 0.0, 90.0, 10.0))]
+
+
+def test_boxes_of_every_frame_lead_from_one_moment_to_the_next(model, tmp_path):
+    """A person moves by more than his width from moment to moment: the frames between tell that he is the same."""
+    left = [12.0 * t + 10 * (t % 2) for t in range(24)]
+    table = {t: np.array([[x, 40, x + 60, 200, 0.99], [300, 5, 330, 30, 0.1]]) for t, x in enumerate(left)}
+    with open_video(DATA / "video" / "demo_24f_bt709.mp4") as video:
+        found = list(stream.moments(model, video, table, every=0.25))
+        assert [m.numbers for m in found] == [[0]] * 4
+        assert [frame for m in found for frame, _ in (m.seen, *m.way)] == list(range(24))
+        alone = {t: table[t] for t in (0, 7, 14, 21)}
+        assert [m.numbers for m in stream.moments(model, video, alone, every=0.25)] == [[0], [1], [2], [3]]
+        list(stream.write_annotated(video, tmp_path / "out.mp4", iter(found), list("abcde"), least=1.0))
+        with open_video(tmp_path / "out.mp4") as out:
+            for t in (3, 10, 23):
+                change = np.abs(out.get([t])[0].astype(int) - video.get([t])[0])[60:180].mean((0, 2))
+                assert abs(int(change[: int(left[t]) + 30].argmax()) - left[t]) <= 2, t
 
 
 # Persons and pictures ------------------------------------------------------------------------------------------------
@@ -361,8 +379,8 @@ def test_own_boxes_are_read_and_wrong_ones_told(tmp_path):
     path.write_text('{"frames": {"0": [[1, 2, 3, 4]], "30": [[1, 2, 3, 4, 0.5]], "60": []}}')
     table = persons.read_boxes(path)
     assert table[0].tolist() == [[1, 2, 3, 4, 1]] and table[60].shape == (0, 5)
-    near = list(persons.nearest_boxes(table, [0, 14, 16, 59, 200], reach=15))
-    assert [len(rows) for rows in near] == [1, 1, 1, 0, 0] and near[2][0, 4] == 0.5
+    near = [persons.nearest_frame(sorted(table), frame, reach=15) for frame in (0, 14, 15, 16, 59, 75, 200)]
+    assert near == [0, 0, 0, 30, 60, 60, None] and persons.nearest_frame([], 3, 9) is None
     for text, message in (
         ("[]", "expected"),
         ('{"frames": {"x": []}}', "numbered from 0, got 'x'"),
@@ -372,6 +390,56 @@ def test_own_boxes_are_read_and_wrong_ones_told(tmp_path):
         path.write_text(text)
         with pytest.raises(AnnotationError, match=message):
             persons.read_boxes(path)
+    with pytest.raises(FileNotFoundError, match="gone.json is not there: it should have the boxes"):
+        persons.read_boxes(tmp_path / "gone.json")
+
+
+def test_boxes_may_be_those_of_an_earlier_run(model, tmp_path):
+    video, path = DATA / "video" / "demo_24f_bt709.mp4", tmp_path / "found.json"
+    table = {t: np.array([[10.0, 40, 50, 200, 0.99]]) for t in (0, 14)}
+    first = detection.detect(model, video, table, every=0.5)
+    path.write_text(json.dumps(first.to_dict()))
+    assert {t: rows.tolist() for t, rows in persons.read_boxes(path).items()} == {
+        t: rows.tolist() for t, rows in table.items()
+    }
+    again = detection.detect(model, video, path, every=0.5)
+    assert [m.to_dict(again.labels) for m in again.moments] == [m.to_dict(first.labels) for m in first.moments]
+    path.write_text('{"moments": [{"frame": 0}]}')
+    with pytest.raises(AnnotationError, match="not those of videozoo detect"):
+        persons.read_boxes(path)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".json", ".safetensors"])
+def test_boxes_may_be_proposals_of_the_film(suffix, tmp_path):
+    """Published and own files; a cut film begins at second 900."""
+    path = tmp_path / f"proposals{suffix}"
+    rows = {("demo_24f_bt709", 900): np.array([[0.5, 0.25, 1.0, 0.75, 0.9]]), ("other", 900): np.zeros((1, 5))}
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps({f"{name},{second:04d}": boxes for (name, second), boxes in rows.items()}))
+    else:
+        ava.write_proposals(rows, path)
+    with open_video(DATA / "video" / "demo_24f_bt709.mp4") as video:
+        table = persons.read_boxes(path, video)
+    assert {frame: boxes.tolist() for frame, boxes in table.items()} == {0: [[170, 64, 340, 192, 0.9]]}
+    with (
+        open_video(DATA / "video" / "demo.mp4") as video,
+        pytest.raises(AnnotationError, match="none of its 2 films is called 'demo'"),
+    ):
+        persons.read_boxes(path, video)
+
+
+def test_boxes_from_a_pickle_run_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'run')!r}, 'w')",)
+
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"demo,0902": Evil()}))
+    with (
+        open_video(DATA / "video" / "demo.mp4") as video,
+        pytest.raises(ValueError, match="asks for builtins.exec, which is not plain data"),
+    ):
+        persons.read_boxes(tmp_path / "evil.pkl", video)
+    assert not (tmp_path / "run").exists()
 
 
 def test_boxes_and_words_are_drawn_readably():
@@ -384,6 +452,12 @@ def test_boxes_and_words_are_drawn_readably():
     assert picture.shape == frame.shape and (frame == 128).all(), "the frame itself is left alone"
     assert tuple(picture[60, 60]) == drawing.colour_of(0) and tuple(picture[90, 130]) == drawing.colour_of(1)
     assert np.array_equal(drawing.draw_persons(frame, []), frame)
+    wide = np.full((240, 320, 3), 128, np.uint8)
+    crowd = [drawing.Person((80 + 8 * i, 60 + 6 * i, 140 + 8 * i, 220), i, ("walk 0.91",)) for i in range(4)]
+    together = drawing.draw_persons(wide, crowd)
+    for person in crowd:
+        alone = (drawing.draw_persons(wide, [person]) == drawing.colour_of(person.number)).all(-1).sum()
+        assert (together == drawing.colour_of(person.number)).all(-1).sum() > 0.8 * alone, "words hide no others"
     colours = {drawing.colour_of(i) for i in range(40)}
     assert len(colours) == 40
     for colour in colours:

@@ -31,6 +31,8 @@ __all__ = [
     "KeyFrameTransform",
     "clip_indices",
     "crop_person_boxes",
+    "file_start",
+    "film_name",
     "flip_person_boxes",
     "frame_indices",
     "key_frames",
@@ -89,7 +91,7 @@ def write_proposals(table: Mapping[tuple[str, int], np.ndarray], path: PathLike)
 
     names = list(dict.fromkeys(video for video, _ in table))
     number = {name: i for i, name in enumerate(names)}
-    parts = [np.asarray(boxes, np.float64).reshape(len(boxes), -1) for boxes in table.values()]
+    parts = [np.asarray(boxes, np.float64) if len(boxes) else np.zeros((0, 5)) for boxes in table.values()]
     parts = [part if part.shape[1] == 5 else np.pad(part, ((0, 0), (0, 1)), constant_values=1.0) for part in parts]
     tensors = {
         "boxes": np.concatenate([*parts, np.zeros((0, 5))]),
@@ -161,7 +163,7 @@ def key_frames(
     excluded, column = set(excluded), {number: i for i, number in enumerate(classes)}
     result = []
     for sample in samples:
-        name, second = _film(sample), sample.extra["timestamp"]
+        name, second = film_name(sample.path), sample.extra["timestamp"]
         if (name, second) in excluded:
             continue
         table = np.zeros((len(sample.extra["actions"]), len(column)), np.uint8)
@@ -178,9 +180,9 @@ def key_frames(
     return result
 
 
-def _film(sample: Sample) -> str:
-    """The id of a sample's film, which is the name of its file or folder."""
-    name = Path(sample.path).name
+def film_name(path: PathLike) -> str:
+    """The id of a film, which is the name of its file or folder."""
+    name = Path(path).name
     return Path(name).stem if is_video_file(name) else name
 
 
@@ -214,8 +216,9 @@ def load_key_frames(
     }
     if proposals is None and not found["proposals"]:
         raise FileNotFoundError(
-            f"no proposals were found in {' and '.join(map(str, places))}: put {official['proposals'][0]} there "
-            f"(split {split}), or name a file as proposals."
+            f"no proposals were found in {' and '.join(map(str, places))}: put "
+            f"{official['proposals'][0].format(split=split)} there, or name another file as proposals, such as "
+            "'videozoo data proposals' writes."
         )
     excluded = read_ava_exclusions(found["exclusions"][0]) if found["exclusions"] else set()
     table = read_proposals(proposals if proposals is not None else found["proposals"][0])
@@ -242,6 +245,12 @@ def frame_indices(
         numbers = ava_clip(second, frames=frames, stride=stride, timestamp_start=start, shot=(0, total + 1), rng=rng)[0]
         return np.clip(numbers - 1, 0, total - 1)
     return clip_indices(round(fps * (second - start)), total, frames=frames, stride=stride, rng=rng)
+
+
+def file_start(total: int, fps: float) -> int:
+    """Second of the film at which a file of ``total`` frames begins: one of more than 1000 seconds is taken for whole,
+    another for AVA's cut."""
+    return 0 if total / fps > 1000 else AVA_START
 
 
 def clip_indices(
@@ -351,7 +360,7 @@ def open_clip(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Clip, uint8 ``(T, H, W, C)``, and boxes (fractions in, pixels out) of a key frame from its film or frames.
 
-    Where only the second is known the film may be whole or cut; a file of more than 1000 seconds is taken for whole.
+    Where only the second is known the film may be whole or cut (:func:`file_start`).
     ``transform.normalize`` makes clips the network's input. ``num_threads`` is that of ``open_video``.
     """
     cfg = transform.config
@@ -359,8 +368,7 @@ def open_clip(
     with open_video(frame.path, num_threads=num_threads) as video:
         total, fps = len(video), video.fps or AVA_FPS
         if frame.frame is None:
-            start = 0 if total / fps > 1000 else AVA_START
-            indices = frame_indices(frame.second, total, fps=fps, start=start, **shape)
+            indices = frame_indices(frame.second, total, fps=fps, start=file_start(total, fps), **shape)
         else:
             indices = clip_indices(frame.frame, total, **shape)
         return transform.cut(torch.from_numpy(video.get(indices)), boxes, rng)

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import Any
 
+PERSON_DETECTOR = "fasterrcnn_resnet50_fpn_v2"
+
 
 def add_data_commands(subparsers: Any, **options: Any) -> None:
     """Adds the command `data` with its own commands; `options` go to every parser (`parents=...`).
@@ -18,6 +20,7 @@ def add_data_commands(subparsers: Any, **options: Any) -> None:
     _add_prepare(commands, options)
     _add_audit(commands, options)
     _add_camera_motion(commands, options)
+    _add_proposals(commands, options)
 
 
 def _common(commands: Any, name: str, run: Any, text: str, options: dict[str, Any]) -> argparse.ArgumentParser:
@@ -70,6 +73,41 @@ def _add_camera_motion(commands: Any, options: dict[str, Any]) -> None:
     parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run_camera_motion)
+
+
+def _add_proposals(commands: Any, options: dict[str, Any]) -> None:
+    """The two commands on boxes of persons; the detectors that find them are imported when the command runs."""
+    text = "find the persons in the key frames of a data set, for detectors of actions"
+    parser = commands.add_parser("proposals", help=text, description=text[0].upper() + text[1:] + ".", **options)
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="ava21, ava22, jhmdb or ucf101_24")
+    add("--root", required=True, metavar="DIR", help="folder of the data set")
+    add("--annotations", metavar="PATH", help="file or folder of the annotations")
+    add("--split", default="val", metavar="SPLIT", help="default: val")
+    add("--out", required=True, metavar="FILE", help="file.safetensors or file.json, for --proposals of other commands")
+    add("--detector", default=PERSON_DETECTOR, metavar="NAME", help=f"of torchvision (default: {PERSON_DETECTOR})")
+    add("--min-score", type=float, default=0.05, metavar="P", help="score of boxes that are kept (default: 0.05)")
+    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.set_defaults(run=run_proposals)
+    text = "convert a file of person boxes, such as AVA's published pickle"
+    parser = commands.add_parser("convert-proposals", help=text, description=text[0].upper() + text[1:], **options)
+    parser.add_argument("file", metavar="FILE", help=".pkl as published, or .safetensors or .json")
+    parser.add_argument("out", metavar="OUT", help="file.safetensors or file.json")
+    parser.set_defaults(run=run_convert_proposals)
+
+
+def run_proposals(args: argparse.Namespace) -> int:
+    """0, or 1 if a video could not be read."""
+    from ..detection import proposals
+
+    return proposals.run_proposals(args)
+
+
+def run_convert_proposals(args: argparse.Namespace) -> int:
+    """0 when the file is written."""
+    from ..detection import proposals
+
+    return proposals.run_convert_proposals(args)
 
 
 def run_prepare(args: argparse.Namespace) -> int:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from .annotations import Sample, is_video_file
-from .ava import ACTIONS, EVALUATED, MIN_SCORE, KeyFrame, load_key_frames, read_proposals
+from .ava import ACTIONS, EVALUATED, MIN_SCORE, KeyFrame, film_name, load_key_frames, read_proposals
 from .datasets import Dataset, class_names, dataset_facts, load_dataset
 from .official import class_key
 
-__all__ = ["KeyFrames", "action_ids", "load_detection"]
+__all__ = ["KeyFrames", "action_ids", "list_key_frames", "load_detection"]
 
 PathLike = str | os.PathLike[str]
 
@@ -91,19 +91,44 @@ def load_detection(
         ValueError: the data set has no boxes, or not these classes.
         FileNotFoundError: annotations, videos or proposals are not there.
     """
-    style = dataset_facts(name).get("files", {}).get("format")
-    if style not in ("ava", "tubes"):
-        raise ValueError(f"{name} has no boxes of persons: a detector needs ava21, ava22, jhmdb or ucf101_24.")
-    if style == "ava":
+    if _form(name) == "ava":
         return _load_ava(name, root, split, annotations, proposals, classes)
     dataset = load_dataset(name, root, split=split, annotations=annotations)
     if proposals is None and not is_training:
         raise FileNotFoundError(
-            f"a test on {name} needs boxes of persons: name a file of proposals, which "
-            "videozoo.data.ava.write_proposals makes of a table by video and frame from 1."
+            f"a test on {name} needs boxes of persons: name a file of proposals, such as 'videozoo data proposals' "
+            "writes, or videozoo.data.ava.write_proposals of a table by video and frame from 1."
         )
     table = read_proposals(proposals) if proposals is not None else {}
     return _tube_frames(dataset, table, is_training, _checked(name, classes, range(dataset.num_classes)))
+
+
+def _form(name: str) -> str:
+    """How the annotations of a data set are written: "ava" or "tubes"; ValueError for one without boxes."""
+    form = dataset_facts(name).get("files", {}).get("format")
+    if form not in ("ava", "tubes"):
+        raise ValueError(f"{name} has no boxes of persons: a detector needs ava21, ava22, jhmdb or ucf101_24.")
+    return form
+
+
+def list_key_frames(
+    name: str, root: PathLike, split: str = "val", *, annotations: PathLike | None = None
+) -> tuple[dict[tuple[str, Path], list[int]], bool]:
+    """Where a split needs boxes of persons: for each video, by name and path, key frames; and whether these are seconds
+    of a film, as in AVA, or else frames from 1, all of them. Raises what ``load_detection`` does.
+    """
+    by_second = _form(name) == "ava"
+    dataset = load_dataset(name, root, split=split, annotations=annotations)
+    places: dict[tuple[str, Path], list[int]] = {}
+    for sample in dataset:
+        video = film_name(sample.path) if by_second else _video_name(sample)
+        numbers = [sample.extra["timestamp"]] if by_second else range(1, sample.num_frames + 1)
+        places.setdefault((video, dataset.root / sample.path), []).extend(numbers)
+    return places, by_second
+
+
+def _video_name(sample: Sample) -> str:
+    return os.path.splitext(sample.path)[0] if is_video_file(sample.path) else sample.path
 
 
 def _checked(name: str, classes: Sequence[int] | None, known: Sequence[int]) -> tuple[int, ...]:
@@ -160,7 +185,7 @@ def _tube_frames(
         {},
     )
     for sample in dataset:
-        video = os.path.splitext(sample.path)[0] if is_video_file(sample.path) else sample.path
+        video = _video_name(sample)
         tubes = {number: group for number, group in sample.extra["tubes"].items() if number in column}
         result.tubes[video], result.resolution[video] = tubes, sample.extra["resolution"]
         persons = _persons_by_frame(sample, tubes, column)

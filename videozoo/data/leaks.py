@@ -13,8 +13,9 @@ from typing import Any
 from .annotations import is_video_file
 from .audit import file_size, media_digest
 from .datasets import Dataset
+from .detection import KeyFrames
 
-__all__ = ["find_leaks", "source_name"]
+__all__ = ["find_film_leaks", "find_leaks", "source_name"]
 
 _YOUTUBE = re.compile(r"([\w-]{11})_\d{6}_\d{6}$")  # id, start, end: Kinetics, HVU
 _GROUP = re.compile(r"(v_\w+_g\d+)_c\d+$")  # class, group, clip: UCF101 cuts the clips of a group from one video
@@ -58,6 +59,18 @@ def find_leaks(train: Dataset, val: Dataset) -> list[tuple[str, str, str]]:
         elif source:
             leaks.append((source, path, "same source video"))
     return leaks
+
+
+def find_film_leaks(train: KeyFrames, val: KeyFrames) -> list[tuple[str, str, str]]:
+    """Films of validation key frames that are trained on too, as :func:`find_leaks` gives them.
+
+    The reason is "same film", by name, wherever the files are; or "same content".
+    """
+    own, other = ({frame.video: str(frame.path) for frame in data} for data in (train, val))
+    leaks = [(own[name], path, "same film") for name, path in other.items() if name in own]
+    rest = [path for name, path in other.items() if name not in own]
+    same = _same_content(own.values(), rest)
+    return leaks + [(same[path], path, "same content") for path in rest if path in same]
 
 
 def _files(dataset: Dataset) -> dict[Any, str]:

@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def read_ava_proposals(path: PathLike) -> dict[tuple[str, int], np.ndarray]:
     result = {}
     for key, boxes in table.items():
         video, _, second = str(key).rpartition(",")
-        boxes = np.asarray(boxes, np.float64)
+        boxes = np.asarray(boxes, np.float64) if len(boxes) else np.zeros((0, 5))
         if not video or not second.isdecimal() or boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
             raise AnnotationError(f"{path}: expected 'video,second' and boxes (K, 5), got {key!r} and {boxes.shape}.")
         result[video, int(second)] = boxes
@@ -168,11 +169,17 @@ def read_proposals(path: PathLike) -> list[ProposalVideo]:
                 rows = [tuple(map(float, row)) for row in lines[place + 1 : place + 1 + count]]
                 if len(rows) != count or any(len(row) != columns for row in rows):
                     raise ValueError(f"{count} rows of {columns} numbers expected")
+                if not np.isfinite(rows).all():
+                    raise ValueError("finite numbers expected")
                 tables.append(tuple((int(row[0]), *row[1:]) for row in rows))
                 place += 1 + count
             videos.append(ProposalVideo(name, int(float(frames) * float(factor)), *tables))
+            if videos[-1].num_frames < 1:
+                raise ValueError(f"{name} has {frames} frames")
     except (IndexError, ValueError) as error:
         raise AnnotationError(f"{path}: broken block of video {len(videos)} ({error}).") from None
+    if twice := [name for name, times in Counter(video.video for video in videos).items() if times > 1]:
+        raise AnnotationError(f"{path} has {twice[0]} twice: leave one of both.")
     return videos
 
 
@@ -200,16 +207,19 @@ def write_proposals(videos: Sequence[ProposalVideo]) -> str:
 
 def _segment(pair: Sequence[Any]) -> tuple[float, float]:
     start, end = map(float, pair)
+    if not np.isfinite((start, end)).all():
+        raise ValueError(f"a segment from {start} to {end}")
     return start, end
 
 
 def read_activitynet_segments(path: PathLike) -> list[Sample]:
     """Videos of `anet_anno_{train,val,test,full}.json`; the label is -1, since proposals know no class.
 
-    `extra`: `seconds` and `segments` (start, end, class name) in seconds as published, and `normalized` float64
-    `(K, 2)`: fractions of the length that the features cover, clipped to 0..1.
+    `extra`: `seconds` and `segments` (start, end, class name) in seconds as published, also those that lie outside the
+    video or have no length, and `normalized` float64 `(K, 2)`: fractions of the length that the features cover, clipped
+    to 0..1.
     """
-    samples, table = [], read_json(path)
+    samples, table = [], read_json(path, unique=True)
     if not isinstance(table, Mapping):
         raise AnnotationError(f"{path}: expected a table of videos (anet_anno_*.json), got {type(table).__name__}.")
     for video, facts in table.items():
@@ -217,7 +227,7 @@ def read_activitynet_segments(path: PathLike) -> list[Sample]:
             seconds = float(facts["duration_second"])
             covered = float(facts["feature_frame"]) / facts["duration_frame"] * seconds
             rows = tuple((*_segment(a["segment"]), a["label"]) for a in facts["annotations"])
-            if not covered > 0:
+            if not 0 < covered < float("inf"):
                 raise ValueError(f"features cover {covered:g} seconds")
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise AnnotationError(f"{path}, video {video}: wrong or missing field ({error}).") from None

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
         training_boxes,
     )
     from .drawing import Person, VideoWriter, draw_persons
-    from .persons import detect_persons, person_detector, read_boxes
+    from .persons import detect_persons, person_detector, person_source, read_boxes
     from .report import detection_report
     from .stream import Moment, action_names, moments, write_annotated
     from .tracks import BoxTracker
-    from .video import Findings, detect_video
+    from .video import Findings, detect
 
 _HOMES = {
     "boxes": (
@@ -36,11 +36,11 @@ _HOMES = {
         "training_boxes",
     ),
     "drawing": ("Person", "VideoWriter", "draw_persons"),
-    "persons": ("detect_persons", "person_detector", "read_boxes"),
+    "persons": ("detect_persons", "person_detector", "person_source", "read_boxes"),
     "report": ("detection_report",),
     "stream": ("Moment", "action_names", "moments", "write_annotated"),
     "tracks": ("BoxTracker",),
-    "video": ("Findings", "detect_video"),
+    "video": ("Findings", "detect"),
 }
 
 __all__ = [
@@ -52,8 +52,8 @@ __all__ = [
     "action_names",
     "assign_boxes",
     "box_iou",
+    "detect",
     "detect_persons",
-    "detect_video",
     "detection_loss",
     "detection_report",
     "draw_persons",
@@ -61,6 +61,7 @@ __all__ = [
     "keep_proposals",
     "moments",
     "person_detector",
+    "person_source",
     "read_boxes",
     "relative_boxes",
     "split_by_clip",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -14,7 +13,16 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import EXPECTED, create_from_args, dumps, fail, pick_device, positive, say
+from ..console import EXPECTED, create_from_args, dumps, fail, optimize_from_args, pick_device, positive, say
+from ..options import (
+    add_machine_options,
+    add_speed_options,
+    add_weights_options,
+    check_weights_options,
+    number,
+    seconds,
+    video_name,
+)
 
 if TYPE_CHECKING:
     from .stream import Source
@@ -39,48 +47,33 @@ def add_detect_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO", help="video file, or folder of JPEG or PNG frames")
     add("--model", "-m", required=True, metavar="NAME", help="see 'videozoo list --task detection'; or local-dir:path")
-    add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
-    add(
-        "--pretrained",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="load the published weights (default, unless --checkpoint is given)",
-    )
+    add_weights_options(parser)
     add(
         "--boxes",
         metavar="FILE",
-        help='persons of the video in pixels, {"frames": {"15": [[x1, y1, x2, y2, score], ...]}}; for several videos a '
-        "folder with VIDEO.json for each (default: a detector of persons looks for them)",
+        help='persons of the video in pixels, {"frames": {"15": [[x1, y1, x2, y2, score], ...]}}, or the JSON of an '
+        "earlier run; for several videos a folder with VIDEO.json for each; or AVA's proposals (.pkl, .safetensors) "
+        "(default: a detector of persons looks for them)",
     )
     add("--detector", default=DETECTOR, metavar="NAME", help=f"torchvision's detector of persons (default {DETECTOR})")
     add("--min-score", type=_share, default=0.9, metavar="P", help="score that a person needs to count (default 0.9)")
-    add("--every", type=_seconds, default=1.0, metavar="SECONDS", help="from one look to the next (default 1)")
+    add("--every", type=seconds, default=1.0, metavar="SECONDS", help="from one look to the next (default 1)")
     add("--topk", type=positive, default=3, metavar="N", help="actions shown for a person (default 3)")
     add("--threshold", type=_share, default=0.3, metavar="P", help="probability of an action to be shown (default 0.3)")
     add("--out", metavar="PATH", help=f"a folder, or FILE.mp4 for one video (default: {FOLDER}; with --json nothing)")
     add("--json", action="store_true", help="print JSON: an object for one video, a list for several")
-    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
-    add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
-    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    add_machine_options(parser)
+    add_speed_options(parser)
 
 
 def _share(text: str) -> float:
-    if not 0 <= _number(text) <= 1:
+    try:
+        value = number(text)
+    except argparse.ArgumentTypeError:
+        value = -1.0
+    if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return _number(text)
-
-
-def _seconds(text: str) -> float:
-    if not 0 < _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return _number(text)
+    return value
 
 
 def detect(args: argparse.Namespace) -> int:
@@ -89,7 +82,7 @@ def detect(args: argparse.Namespace) -> int:
     model, weights, caveat = _model(args)
     if caveat:
         say(f"warning: {caveat}")
-    shared = None if args.boxes else _person_source(args.detector, pick_device(args.device), args.min_score)
+    shared = None if args.boxes else _person_source(args)
     done: list[Findings] = []
     for path, place, file in zip(args.videos, places, box_files, strict=True):
         try:
@@ -113,13 +106,12 @@ def detect(args: argparse.Namespace) -> int:
 def _look(
     args: argparse.Namespace, model: Any, path: str, place: Path | None, shared: Source | None, file: Path | None
 ) -> Findings:
-    from .persons import read_boxes
-    from .video import detect_video
+    from . import detect
 
-    return detect_video(
+    return detect(
         model,
         path,
-        shared if file is None else read_boxes(file),
+        shared if file is None else file,
         out=place,
         every=args.every,
         min_score=args.min_score,
@@ -136,8 +128,7 @@ def _look(
 
 def _places(args: argparse.Namespace) -> list[Path | None]:
     """The mp4 of each video, beside which its other files stand; None where nothing is written."""
-    if args.checkpoint and args.pretrained:
-        args.usage_error("--pretrained and --checkpoint both name weights: give one of them")
+    check_weights_options(args)
     if args.out is None and args.json:
         return [None] * len(args.videos)
     out = Path(args.out or FOLDER)
@@ -160,16 +151,10 @@ def _file_names(videos: Sequence[str]) -> list[str]:
     seen: Counter[str] = Counter()
     names = []
     for path in videos:
-        stem = _stem(path)
+        stem = video_name(path)
         seen[stem] += 1
         names.append(f"{stem}{f'_{seen[stem]}' if seen[stem] > 1 else ''}_actions.mp4")
     return names
-
-
-def _stem(path: str) -> str:
-    """Name of a video without its suffix, or of a folder of frames."""
-    name = Path(os.path.abspath(path))
-    return name.name if name.is_dir() else name.stem
 
 
 def _box_files(args: argparse.Namespace) -> list[Path | None]:
@@ -178,10 +163,10 @@ def _box_files(args: argparse.Namespace) -> list[Path | None]:
         return [None] * len(args.videos)
     boxes = Path(args.boxes)
     if boxes.is_dir():
-        return [boxes / f"{_stem(path)}.json" for path in args.videos]
-    if len(args.videos) > 1:
+        return [boxes / f"{video_name(path)}.json" for path in args.videos]
+    if len(args.videos) > 1 and boxes.suffix not in (".pkl", ".safetensors"):  # those are of many films
         args.usage_error(f"--boxes {boxes} is of one video, there are {len(args.videos)}: name a folder of such files")
-    return [boxes]
+    return [boxes] * len(args.videos)
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, str, str]:
@@ -196,14 +181,15 @@ def _model(args: argparse.Namespace) -> tuple[Any, str, str]:
         )
     model, weights, caveat = create_from_args(args)
     check_detector(model)
-    return model.to(pick_device(args.device)), weights, caveat
+    device = pick_device(args.device)
+    optimize_from_args(model, args, device)
+    return model.to(device), weights, caveat
 
 
-def _person_source(name: str, device: str, min_score: float) -> Source:
-    from .persons import detect_persons, person_detector
+def _person_source(args: argparse.Namespace) -> Source:
+    from .persons import person_source
 
-    network = person_detector(name, device)
-    return lambda frame: detect_persons(network, frame[None], min_score)[0]
+    return person_source(args.detector, pick_device(args.device), args.min_score)
 
 
 # Output --------------------------------------------------------------------------------------------------------------
@@ -238,7 +224,8 @@ def describe(found: Findings, topk: int, least: float) -> str:
         lines.append(f"  person {person.number}, {span}: {actions}")
     if len(persons) > LISTED:
         lines.append(f"  ... and {len(persons) - LISTED} more persons")
-    many = f"{len(persons)} person{'s' * (len(persons) != 1)} in {len(found.moments)} moments"
+    many = f"{len(persons)} person{'s' * (len(persons) != 1)}"
+    many += f" in {len(found.moments)} moment{'s' * (len(found.moments) != 1)}"
     lines.append(f"  {found.model['full_name']}: {many}, {found.seconds:.1f} s on {found.device}")
     if found.caveat:
         lines.append(f"  MEANINGLESS: {found.caveat}")

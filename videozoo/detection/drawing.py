@@ -52,7 +52,8 @@ def _font(size: int) -> Any:
 def draw_persons(frame: np.ndarray, persons: Sequence[Person]) -> np.ndarray:
     """A copy of the frame, uint8 ``(H, W, 3)``, with boxes and their words on a ground of the box's colour.
 
-    The words stand above the box, or inside it where there is no room, and are moved into the frame at its sides.
+    The words begin with the person's number. They stand within the frame, above the box, or where they hide least of
+    the words of others: in the box, below or beside it. Of a person without words only the box is drawn.
     """
     from PIL import Image, ImageDraw
 
@@ -62,19 +63,44 @@ def draw_persons(frame: np.ndarray, persons: Sequence[Person]) -> np.ndarray:
     font = _font(max(MIN_TEXT, round(height / 30)))
     line_width = max(2, round(height / 200))
     for person in persons:
-        x1, y1, x2, y2 = _within(person.box, width, height)
-        colour = colour_of(person.number)
-        draw.rectangle((x1, y1, x2, y2), outline=colour, width=line_width)
+        box = _within(person.box, width, height)
+        draw.rectangle(box, outline=colour_of(person.number), width=line_width)
+    taken: list[tuple[int, int, int, int]] = []
+    for person in persons:
         if not person.lines:
             continue
-        text = "\n".join(person.lines)
-        left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=2)
+        text, colour = f"#{person.number} " + "\n".join(person.lines), colour_of(person.number)
+        left, top, right, bottom = map(round, draw.multiline_textbbox((0, 0), text, font=font, spacing=2))
         w, h = right - left + 6, bottom - top + 6
-        x = max(0, min(x1, width - w))
-        y = y1 - h if y1 >= h else min(y1 + line_width, max(0, height - h))
-        draw.rectangle((x, y, x + w, y + h), fill=colour)
+        x, y = _free_spot(_within(person.box, width, height), (w, h), (width, height), line_width, taken)
+        taken.append((x, y, x + w, y + h))
+        draw.rectangle(taken[-1], fill=colour)
         draw.multiline_text((x + 3 - left, y + 3 - top), text, fill=text_colour(colour), font=font, spacing=2)
     return np.asarray(picture)
+
+
+def _free_spot(
+    box: Sequence[int],
+    size: tuple[int, int],
+    frame: tuple[int, int],
+    line_width: int,
+    taken: Sequence[tuple[int, int, int, int]],
+) -> tuple[int, int]:
+    """Upper left corner of a ground of ``size`` (w, h) for a box's words that hides least of those ``taken``."""
+    (x1, y1, x2, y2), (w, h) = box, size
+    places = [(x1, y1 + line_width), (x1, y2 + 1), (x1, y2 - h - line_width), (x2 + 1, y1), (x1 - w - 1, y1)]
+    if y1 >= h:
+        places.insert(0, (x1, y1 - h))
+
+    def moved(place: tuple[int, int]) -> tuple[int, int]:
+        return max(0, min(place[0], frame[0] - w)), max(0, min(place[1], frame[1] - h))
+
+    def hidden(place: tuple[int, int]) -> int:
+        x, y = place
+        sides = ((min(x + w, b[2]) - max(x, b[0]), min(y + h, b[3]) - max(y, b[1])) for b in taken)
+        return sum(max(0, across) * max(0, down) for across, down in sides)
+
+    return min(map(moved, places), key=hidden)
 
 
 def _within(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..data import VideoReader
 from ..data.annotations import AnnotationError, read_json
+from ..data.ava import file_start, film_name, read_proposals
+from ..data.regions import AVA_FPS
 
 DETECTORS = (
     "fasterrcnn_resnet50_fpn_v2",
@@ -32,12 +36,15 @@ def person_detector(name: str = DETECTORS[0], device: str | torch.device | None 
     """
     if name not in DETECTORS:
         raise ValueError(f"there is no person detector {name!r}: choose one of {', '.join(DETECTORS)}")
-    from torchvision.models import detection
+    from torchvision.models import detection, get_model_weights
 
     try:
         model = getattr(detection, name)(weights="DEFAULT")
     except OSError as error:
-        raise OSError(f"the weights of {name} cannot be downloaded ({error}): give boxes of your own.") from error
+        raise OSError(
+            f"the weights of {name} cannot be downloaded ({error}): give boxes of your own, or put "
+            f"{get_model_weights(name).DEFAULT.url} into {torch.hub.get_dir()}/checkpoints."
+        ) from error
     return model.eval().to(device) if device is not None else model.eval()
 
 
@@ -64,19 +71,64 @@ def detect_persons(model: nn.Module, frames: np.ndarray | torch.Tensor, min_scor
     return found
 
 
-def read_boxes(path: str | os.PathLike[str]) -> dict[int, np.ndarray]:
-    """A user's own boxes by frame number from 0: float64 ``(K, 5)``, pixels of the video and score.
+def person_source(
+    name: str = DETECTORS[0], device: str | torch.device | None = None, min_score: float = 0.9
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What finds the persons ``(K, 5)`` of a frame, uint8 ``(H, W, 3)``, with a detector of torchvision."""
+    network = person_detector(name, device)
+    return lambda frame: detect_persons(network, frame[None], min_score)[0]
 
-    The file is JSON, ``{"frames": {"15": [[x1, y1, x2, y2, score], ...], ...}}``; the score may be left out (1).
+
+def read_boxes(path: str | os.PathLike[str], video: VideoReader | None = None) -> dict[int, np.ndarray]:
+    """Boxes of a video's persons by frame number from 0: float64 ``(K, 5)``, pixels of the video and score.
+
+    The file is JSON, ``{"frames": {"15": [[x1, y1, x2, y2, score], ...], ...}}``, where the score may be left out (1);
+    or what ``videozoo detect`` has written as JSON; or AVA's proposals, published or own (see
+    :func:`~videozoo.data.ava.read_proposals`), of which the film with the name of the open ``video`` counts.
 
     Raises:
-        AnnotationError: it is not; the message names the frame.
+        AnnotationError: it is none of them; the message names the frame. Proposals have nothing of this film.
+        FileNotFoundError: there is no such file.
     """
-    table = read_json(Path(path))
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: it should have the boxes of the persons.")
+    table = read_json(path) if path.suffix not in (".pkl", ".safetensors") else {}
     rows = table.get("frames") if isinstance(table, Mapping) else None
-    if not isinstance(rows, Mapping):
-        raise AnnotationError(f'{path}: expected {{"frames": {{"15": [[x1, y1, x2, y2, score], ...], ...}}}}.')
-    return {_frame_number(path, key): _rows(path, key, value) for key, value in rows.items()}
+    if isinstance(rows, Mapping):
+        return {_frame_number(path, key): _rows(path, key, value) for key, value in rows.items()}
+    if isinstance(table, Mapping) and isinstance(table.get("moments"), list):
+        return _found_boxes(path, table["moments"])
+    if video is not None and isinstance(table, Mapping) and all("," in key for key in table):
+        return _film_boxes(path, video)
+    raise AnnotationError(f'{path}: expected {{"frames": {{"15": [[x1, y1, x2, y2, score], ...], ...}}}}.')
+
+
+def _found_boxes(path: Path, moments: list[Any]) -> dict[int, np.ndarray]:
+    """The persons in the JSON of ``videozoo detect``."""
+    try:
+        found = {moment["frame"]: [[*p["box"], p["score"]] for p in moment["persons"]] for moment in moments}
+    except (KeyError, TypeError) as error:
+        raise AnnotationError(f"{path}: the moments are not those of videozoo detect ({error}).") from error
+    return {_frame_number(path, str(frame)): _rows(path, str(frame), rows) for frame, rows in found.items()}
+
+
+def _film_boxes(path: Path, video: VideoReader) -> dict[int, np.ndarray]:
+    """AVA's proposals of one film, at the frames of its seconds."""
+    film, table = film_name(video.path), read_proposals(path)
+    fps = video.fps or AVA_FPS
+    start, result = file_start(len(video), fps), {}
+    for (name, second), rows in table.items():
+        frame = round(fps * (second - start))
+        if name == film and 0 <= frame < len(video):
+            rows = np.pad(rows, ((0, 0), (0, 5 - rows.shape[1])), constant_values=1.0)
+            result[frame] = rows * [video.width, video.height, video.width, video.height, 1]
+    if not result:
+        raise AnnotationError(
+            f"{path} has no boxes for {video.path}: none of its {len({name for name, _ in table})} films is called "
+            f"{film!r} and has key frames from second {start} to {start + len(video) / fps:.0f}."
+        )
+    return result
 
 
 def _frame_number(path: Any, key: str) -> int:
@@ -96,16 +148,8 @@ def _rows(path: Any, key: str, value: Any) -> np.ndarray:
     return boxes
 
 
-def nearest_boxes(table: Mapping[int, np.ndarray], frames: Iterable[int], reach: int) -> Iterator[np.ndarray]:
-    """For each frame the boxes of the nearest one in ``table`` that is at most ``reach`` frames away, else ``(0, 5)``.
-
-    Of two equally near frames the earlier counts.
-    """
-    numbers = np.array(sorted(table), np.int64)
-    for frame in frames:
-        if len(numbers):
-            near = int(numbers[np.argmin(np.abs(numbers - frame))])
-            if abs(near - frame) <= reach:
-                yield table[near]
-                continue
-        yield np.zeros((0, 5))
+def nearest_frame(numbers: Sequence[int], frame: int, reach: int) -> int | None:
+    """Of ``numbers``, in order, the one nearest to ``frame`` that is at most ``reach`` away; of two the earlier."""
+    place = bisect_left(numbers, frame)
+    near = min(numbers[max(0, place - 1) : place + 1], key=lambda number: abs(number - frame), default=None)
+    return near if near is not None and abs(near - frame) <= reach else None

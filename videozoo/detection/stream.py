@@ -1,14 +1,17 @@
 """Who does what in a video, moment by moment: the stream behind ``videozoo detect``.
 
 A moment is looked at every second by default: persons are found in its frame (or given), the detector sees the clip
-around it, and overlaps from one moment to the next give the persons numbers. Only one clip is in memory at a time.
+around it, and overlaps from one moment to the next give the persons numbers. Boxes that are given for the frames
+between lead from one to the other. Only one clip is in memory at a time.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,13 @@ from ..data.ava import KeyFrameTransform, clip_indices
 from ..prediction import class_names, eval_mode, full_name
 from .boxes import MIN_SCORE, top_actions
 from .drawing import Person, VideoWriter, draw_persons
-from .persons import nearest_boxes
+from .persons import nearest_frame
 from .tracks import BoxTracker
 
 Source = Mapping[int, np.ndarray] | Callable[[np.ndarray], np.ndarray]
+Seen = tuple[int, dict[int, np.ndarray]]  # a frame, and the box (4,) of each person in it by number
 CHUNK = 16  # frames decoded together when a video is drawn on
+PATIENCE = 5  # moments for which a person may be missing and still be known
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class Moment:
     """Which person each box is, over the whole video."""
     probabilities: np.ndarray
     """Of every action for each person, float64 ``(K, C)``."""
+    way: tuple[Seen, ...] = ()
+    """Boxes that were given for frames between this moment and the next."""
+
+    @property
+    def seen(self) -> Seen:
+        """The persons' boxes by their numbers."""
+        return self.frame, dict(zip(self.numbers, self.boxes[:, :4], strict=True))
 
     def to_dict(self, labels: Sequence[str], topk: int = 5, fps: float = 0.0) -> dict[str, Any]:
         """For JSON: frame, seconds (None where the speed is unknown), and the persons with their ``topk`` actions."""
@@ -69,8 +81,9 @@ def moments(
 ) -> Iterator[Moment]:
     """The moments of a video, one each ``every`` seconds (of 25 frames where the speed is unknown).
 
-    ``source`` gives the persons' boxes ``(K, 5)`` in pixels with scores: a table by frame number, whose nearest frame
-    within half a step counts, or a function of a frame, uint8 ``(H, W, 3)``. The model works in eval mode, where it is.
+    ``source`` gives the persons' boxes ``(K, 5)`` in pixels with scores: a table by frame number, or a function of a
+    frame, uint8 ``(H, W, 3)``. Of a table the nearest frame within half a step counts; its frames between two moments
+    help to follow the persons. The model works in eval mode, where it is.
 
     Raises:
         ValueError: ``model`` is no detector, or ``every`` is not above 0.
@@ -81,18 +94,28 @@ def moments(
     from tqdm import tqdm
 
     config = resolve_data_config(model=model)
-    transform, tracker = KeyFrameTransform(config), tracker or BoxTracker()
+    transform = KeyFrameTransform(config)
     step = max(1, round(every * (video.fps or 25.0)))
+    given = sorted(source) if isinstance(source, Mapping) else []
+    density = max(1, len(given) * step // max(1, len(video)))  # boxes that are given for a moment
+    tracker = tracker or BoxTracker(patience=PATIENCE * density)
     shape = {"frames": config["num_frames"], "stride": config["stride"]}
     for frame in tqdm(range(0, len(video), step), unit="moment", leave=False, disable=not progress):
         clip = video.get(np.append(clip_indices(frame, len(video), **shape), min(frame, len(video) - 1)))
+        place = nearest_frame(given, frame, step // 2)
         if isinstance(source, Mapping):
-            found = next(nearest_boxes(source, [frame], reach=step // 2))
+            found = source[place] if place is not None else np.zeros((0, 5))
         else:
             found = source(clip[-1])
         found = found[found[:, 4] >= min_score]
-        probabilities = _probabilities(model, transform, clip[:-1], found)
-        yield Moment(frame, found, tracker.update(torch.from_numpy(found[:, :4])), probabilities)
+        numbers = tracker.update(torch.from_numpy(found[:, :4]))
+        end = nearest_frame(given, frame + step, step // 2) if frame + step < len(video) else len(video)
+        start = bisect_right(given, frame if place is None else place)
+        way = []
+        for number in given[start : bisect_left(given, frame + step if end is None else end)]:
+            boxes = source[number][source[number][:, 4] >= min_score, :4]
+            way.append((number, dict(zip(tracker.update(torch.from_numpy(boxes)), boxes, strict=True))))
+        yield Moment(frame, found, numbers, _probabilities(model, transform, clip[:-1], found), tuple(way))
 
 
 def _probabilities(model: nn.Module, transform: KeyFrameTransform, clip: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -118,9 +141,9 @@ def write_annotated(
 ) -> Iterator[Moment]:
     """Draw moments on the video and write it as mp4; yields each moment when its frames are written.
 
-    Between two moments a person's box moves straight from one to the other; who is in only one of them is drawn in the
-    half of the time next to it. Beside a box stand the ``topk`` actions with a probability of at least ``least``. The
-    file is there when all moments were taken.
+    Between two frames with boxes a person's box moves straight from one to the other; who is in only one of them is
+    drawn in the half of the time next to it. Beside a box stand the ``topk`` actions of the nearest moment with a
+    probability of at least ``least``. The file is there when all moments were taken.
     """
     with VideoWriter(path, video.width, video.height, video.fps) as writer:
         before: Moment | None = None
@@ -148,17 +171,25 @@ def _draw_span(
         {n: action_lines(p, labels, topk, least) for n, p in zip(m.numbers, m.probabilities, strict=True)}
         for m in (a, b)
     ]
-    for start in range(a.frame, end, CHUNK):
-        numbers = range(start, min(end, start + CHUNK))
-        for number, picture in zip(numbers, video.get(numbers), strict=True):
-            share = (number - a.frame) / (b.frame - a.frame) if b.frame > a.frame else 0.0
-            people = [Person(box, who, words[share >= 0.5][who]) for who, box in boxes_between(a, b, share)]
+    anchors = [a.seen, *(seen for seen in a.way if a.frame < seen[0] < end)]
+    anchors.append((end, (anchors[-1] if b is a else b.seen)[1]))
+    spans = [(p, q, number) for p, q in pairwise(anchors) for number in range(p[0], q[0])]
+    for start in range(0, len(spans), CHUNK):
+        chunk = spans[start : start + CHUNK]
+        for (p, q, number), picture in zip(chunk, video.get([n for *_, n in chunk]), strict=True):
+            later = 2 * (number - a.frame) >= end - a.frame
+            near, far = words[later], words[not later]
+            people = [
+                Person(box, who, near.get(who, far.get(who, ())))
+                for who, box in boxes_between(p[1], q[1], (number - p[0]) / (q[0] - p[0]))
+            ]
             writer.write(draw_persons(picture, people))
 
 
-def boxes_between(a: Moment, b: Moment, share: float) -> list[tuple[int, tuple[float, ...]]]:
-    """Persons and boxes at ``share`` (0..1) of the time from one moment to the next; see :func:`write_annotated`."""
-    first, last = (dict(zip(m.numbers, m.boxes[:, :4], strict=True)) for m in (a, b))
+def boxes_between(
+    first: Mapping[int, np.ndarray], last: Mapping[int, np.ndarray], share: float
+) -> list[tuple[int, tuple[float, ...]]]:
+    """Persons and boxes at ``share`` (0..1) of the time from one frame to another; see :func:`write_annotated`."""
     nearest = last if share >= 0.5 else first
     result = []
     for who, box in nearest.items():

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..data import VideoReader, open_video
 from ..prediction import model_facts
 from .boxes import MIN_SCORE, top_actions
 from .drawing import Person, draw_persons
+from .persons import person_source, read_boxes
 from .stream import Moment, Source, action_lines, action_names, check_detector, moments, write_annotated
 
 PICTURE_WIDTH, POSTER_WIDTH = 480, 960  # pixels, at most
@@ -99,10 +101,10 @@ class Findings:
         }
 
 
-def detect_video(
+def detect(
     model: nn.Module,
     path: str | os.PathLike[str],
-    source: Source,
+    boxes: Source | str | os.PathLike[str] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
     every: float = 1.0,
@@ -111,29 +113,40 @@ def detect_video(
     least: float = 0.3,
     reader: str = "auto",
     max_pictures: int = 0,
+    device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Findings:
-    """Look at a whole video, moment by moment, and draw what is found on a copy of it.
+    """Who does what in a video, moment by moment; on request it is drawn on a copy of the video.
 
-    One clip is in memory at a time; of what was seen only boxes and probabilities stay, some kilobytes a moment.
+    ``findings.persons()`` are the persons with their frames and actions, ``findings.moments`` what was seen at each
+    moment, ``findings.to_dict()`` both for JSON. One clip is in memory at a time; of what was seen only boxes and
+    probabilities stay, some kilobytes a moment.
 
     Args:
-        source: boxes of persons: a table by frame number, or a function of a frame; see :func:`moments`.
+        path: video file, or folder of images.
+        boxes: of the persons, ``(K, 5)`` with x1, y1, x2, y2 in pixels of the video and score: a table by frame number
+            from 0, a file that :func:`~videozoo.detection.read_boxes` knows, or a function of a frame, uint8
+            ``(H, W, 3)``. None: torchvision's detector of persons, which downloads its weights once.
         out: the annotated mp4; None writes none.
         every: seconds from one moment to the next.
         min_score: of a person that counts.
         topk, least: how many actions are drawn beside a person, and how probable they are at least.
         reader: that of ``open_video``.
         max_pictures: keep drawn pictures of so many moments, evenly chosen, for a report.
+        device: the model is moved there and stays there; None leaves it where it is.
         progress: show a bar on stderr.
 
     Raises:
         VideoError: the video cannot be read; the message has path and reason.
-        ValueError: wrong argument, or a model that is no detector.
+        ValueError: wrong argument, boxes that are none, or a model that is no detector.
+        OSError: there is no file of boxes, or the weights of torchvision's detector cannot be had.
     """
     check_detector(model)
+    if device is not None:
+        model.to(device)
     start, labels = time.monotonic(), action_names(model)
     with open_video(path, reader=reader) as video:
+        source = _source(boxes, video, model, min_score)
         stream = moments(model, video, source, every=every, min_score=min_score, progress=progress)
         if out is None:
             found = list(stream)
@@ -153,6 +166,12 @@ def detect_video(
         pictures=pictures,
         poster=poster,
     )
+
+
+def _source(boxes: Any, video: VideoReader, model: nn.Module, min_score: float) -> Source:
+    if boxes is None:
+        return person_source(device=next(model.parameters()).device, min_score=min_score)
+    return read_boxes(boxes, video) if isinstance(boxes, (str, os.PathLike)) else boxes
 
 
 def _pictures(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import positive, stopped_by_sigterm
+from ..options import count, number
 
 if TYPE_CHECKING:
     from ..data.datasets import Dataset
@@ -35,41 +35,26 @@ def add_eval_command(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--dataset", metavar="NAME", help="k400, ssv2, ...: the format of DIR, if it is not the model's own data set")
     add("--split", help="part of the data set (default val; of one's own data: test if there is one, else val)")
     add("--checkpoint", metavar="FILE", help="weights to load instead of the published ones")
-    add("--proposals", metavar="FILE", help="detectors: boxes of persons, if they are in no usual place of DIR")
+    add("--proposals", metavar="FILE", help="detectors: boxes of persons; SSN: its list; if in no usual place of DIR")
     add("--pem", metavar="NAME", default="", help="BSN: its second network, where the first is a local-dir: one")
     add("--features", nargs="+", default=[], metavar="DIR", help="localisers: folder of features, or rgb and flow")
     add("--class-scores", metavar="FILE", help="localisers: scores of whole videos, which label segments and give mAP")
-    add("--classes", type=_count, nargs="+", metavar="ID", help="detectors of some classes: their ids in the data set")
+    add("--classes", type=count, nargs="+", metavar="ID", help="detectors of some classes: their ids in the data set")
     add("--views", choices=("full", "fast"), default="full", help="the published protocol (default), or one view")
     add("--batch-size", type=positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
-    add("--workers", type=_count, metavar="N", help="processes that read videos (default: 0 on cpu, else up to 8)")
+    add("--workers", type=count, metavar="N", help="processes that read videos (default: 0 on cpu, else up to 8)")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--amp-dtype", choices=("none", "bf16", "fp16"), default="none", help="autocast (default none)")
+    add("--optimize", action="store_true", help="faster, with the same numbers but for rounding (videozoo.optimize)")
     add("--save-logits", metavar="DIR", help="keep the scores of every video, so that an interrupted run can go on")
     add("--diff", metavar="DIR", help="list the videos whose prediction differs from the scores that are saved there")
     add("--fuse", metavar="DIR", help="add the scores that another run has saved there (RGB + flow, RGB + sound)")
-    add("--fuse-weight", type=_number, default=1.0, metavar="W", help="of the added scores (default 1)")
+    add("--fuse-weight", type=number, default=1.0, metavar="W", help="of the added scores (default 1)")
     add("--out", metavar="FILE.html", help="write a page to look at")
     add("--results-file", metavar="FILE", help="write the numbers to a .json or .csv file")
     add("--limit", type=positive, metavar="N", help="only so many videos, drawn at random")
     add("--seed", type=int, default=0, metavar="N", help="of the draw of --limit (default 0)")
     add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return int(text)
 
 
 def run_eval(args: argparse.Namespace) -> int:
@@ -100,12 +85,17 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
         raise FileNotFoundError(f"{args.data} is no folder: give --data the folder of the data set")
     for folder in filter(None, (args.diff, args.fuse)):
         read_scores(folder)
+    if args.optimize and args.amp_dtype != "none":
+        args.usage_error("--optimize computes in float32: leave out --amp-dtype")
     is_pair = len(network_names(args.model, args.pem)) == 2
     model, weights, _ = (None, args.model, "") if is_pair else create_from_args(args)
+    device = _own_device(pick_device(args.device))
+    if args.optimize:
+        _optimize(args, model, device)
     options = {
         "batch_size": args.batch_size,
         "workers": args.workers,
-        "device": _own_device(pick_device(args.device)),
+        "device": device,
         "amp_dtype": args.amp_dtype,
         "save_logits": args.save_logits,
         "limit": args.limit,
@@ -129,6 +119,15 @@ def _evaluate(args: argparse.Namespace) -> EvaluationResult:
     if args.fuse:
         result = fuse(result, dataset, args.fuse, args.fuse_weight)
     return compare(result, args.diff) if args.diff else result
+
+
+def _optimize(args: argparse.Namespace, model: Any, device: str) -> None:
+    """Make the network faster, on its device; the localisers on features have nothing to fold."""
+    from .. import optimize
+
+    if model is None or model.input_dims == 3:
+        args.usage_error(f"--optimize is of no use to {args.model}")
+    optimize(model.to(device))
 
 
 def _load_dataset(args: argparse.Namespace, facts: dict[str, Any]) -> Dataset:
@@ -177,16 +176,15 @@ def _evaluate_localizer(args: argparse.Namespace, model: Any, options: dict[str,
     from ..localization.chain import check_localizers, create_localizers, proposal_chain
     from .localization import evaluate_detections, evaluate_proposals
 
-    wrong = {"--fuse": args.fuse, "--diff": args.diff, "--views": args.views == "fast", "--classes": args.classes}
-    wrong |= {"--save-logits": args.save_logits, "--amp-dtype": args.amp_dtype != "none"}
-    for option, value in wrong.items():
-        if value:
-            args.usage_error(f"{option} is for other tasks, {args.model} is a localiser")
     shared = {key: value for key, value in options.items() if key not in ("save_logits", "amp_dtype")}
+    wrong = {"--fuse": args.fuse, "--diff": args.diff, "--views": args.views == "fast", "--classes": args.classes}
+    wrong |= {"--amp-dtype": args.amp_dtype != "none"}
     if getattr(model, "num_classes", 0):
+        _refuse(args, wrong | {"--features": args.features, "--class-scores": args.class_scores})
         lists = args.proposals or args.annotations
         videos = load_dataset(args.dataset or "thumos14", args.data, split=args.split or "test", annotations=lists)
-        return evaluate_detections(model, videos, **shared)
+        return evaluate_detections(model, videos, save_logits=args.save_logits, **shared)
+    _refuse(args, wrong | {"--proposals": args.proposals, "--save-logits": args.save_logits})
     if model is not None:
         check_localizers([model], args.model)  # before the data are looked for
     data = load_feature_set(
@@ -203,6 +201,13 @@ def _evaluate_localizer(args: argparse.Namespace, model: Any, options: dict[str,
             args.usage_error(f"--checkpoint is one file, {args.model} has two networks: use --pem and local-dir: names")
         networks = create_localizers(args.model, args.pem, pretrained=True, cache_dir=args.cache_dir)
     return evaluate_proposals(proposal_chain(networks), data, class_scores=scores, **shared)
+
+
+def _refuse(args: argparse.Namespace, wrong: dict[str, Any]) -> None:
+    """Exit with the command's usage if an option is given that the localiser has no use for."""
+    for option, value in wrong.items():
+        if value:
+            args.usage_error(f"{option} is of no use to {args.model}")
 
 
 def _own_device(device: str) -> str:
@@ -257,18 +262,19 @@ def describe(result: EvaluationResult) -> str:
         lines.append(f"  {result.remark}")
     lines += _listed("could not be read", [f"{f.video}: {f.reason}" for f in result.failures])
     if result.per_class:
-        lines += _classes(result.per_class)
+        lines += _classes(result.per_class, result.counted)
     if result.comparison is not None:
         lines += _changes(result)
     return "\n".join(lines)
 
 
-def _classes(rows: Sequence[ClassResult]) -> list[str]:
-    """A detector's classes by their average precision, best first; those that do not occur are left out."""
+def _classes(rows: Sequence[ClassResult], counted: str) -> list[str]:
+    """The classes by their average precision, best first; those that do not occur are left out."""
     found = sorted((row for row in rows if row.positives), key=lambda row: -row.average_precision)
-    width = max((len(row.name) for row in found), default=0)
-    lines = ["", f"  {'average precision':<{width}}{'%':>9}{'boxes':>8}"]
-    return lines + [f"  {row.name:<{width}}{row.average_precision:>9.2f}{row.positives:>8}" for row in found]
+    title = "average precision"
+    width = max(len(text) for text in (title, *(row.name for row in found)))
+    lines = ["", f"  {title:<{width}}{'%':>9}{counted:>10}"]
+    return lines + [f"  {row.name:<{width}}{row.average_precision:>9.2f}{row.positives:>10}" for row in found]
 
 
 def _changes(result: EvaluationResult) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..detection.boxes import split_by_clip
 from ..detection.stream import check_detector
 from ..prediction import default_batch_size, eval_mode, full_name, model_facts
 from .metrics.ava import AVAResult, Boxes, ava_map, make_boxes
-from .processes import all_gather, first_rank_first, rank, share_out, world_size
+from .processes import Scores, first_rank_first, rank, score_together, world_size
 from .recognition import (
     AMP_DTYPES,
     UNREADABLE,
@@ -34,6 +33,7 @@ from .recognition import (
     dataset_row,
     precision_name,
     published_row,
+    reason_of,
     remark_on,
     video_loader,
 )
@@ -42,7 +42,6 @@ from .storage import ScoreStore
 from .tubes import tube_metrics
 
 Clip = tuple[int, torch.Tensor, torch.Tensor]  # number of the key frame, uint8 frames, boxes in their pixels
-Scores = dict[int, np.ndarray]  # probabilities (proposals, classes) by number of the key frame
 
 
 def evaluate_detector(
@@ -77,16 +76,12 @@ def evaluate_detector(
     chosen = choose_videos(len(data), limit, seed)
     with first_rank_first():
         store = _store(save_logits, model, data, names, transform, amp_dtype)
-    saved, earlier = store.read()
-    stored = len(saved)
-    pending, saved = share_out(chosen, saved)
-    earlier *= len(saved) / max(stored, 1)  # the share of this process
-    start = time.monotonic()
-    clips = _Clips(data, transform, pending)
-    scores, unread = _run(model, clips, workers, store, batch_size, AMP_DTYPES[amp_dtype], progress)
-    parts = all_gather((saved | scores, unread, len(saved), time.monotonic() - start + earlier))
-    scores = {number: rows for part in parts for number, rows in part[0].items()}
-    unread = {number: reason for part in parts for number, reason in part[1].items()}
+
+    def run(pending: list[int]) -> tuple[Scores, dict[int, str]]:
+        clips = _Clips(data, transform, pending)
+        return _run(model, clips, workers, store, batch_size, AMP_DTYPES[amp_dtype], progress)
+
+    scores, unread, resumed, seconds = score_together(chosen, store, run)
     measured = sorted(scores)
     metrics, per_class = key_frame_metrics(data, [(data[n], scores[n]) for n in measured])
     return EvaluationResult(
@@ -101,8 +96,8 @@ def evaluate_detector(
         scores=np.zeros((0, model.num_classes), np.float32),
         class_names=data.class_names,
         failures=[Failure(names[n], unread[n]) for n in sorted(unread)],
-        resumed=sum(part[2] for part in parts),
-        seconds=sum(part[3] for part in parts),
+        resumed=resumed,
+        seconds=seconds,
         device=str(next(model.parameters()).device),
         precision=precision_name(model, amp_dtype),
         processes=world_size(),
@@ -155,7 +150,7 @@ class _Clips(torch.utils.data.Dataset):
         try:
             return number, *open_clip(frame, self.transform, frame.proposals, num_threads=self.num_threads)
         except UNREADABLE as error:
-            return number, getattr(error, "reason", "") or str(error) or type(error).__name__
+            return number, reason_of(error)
 
 
 def _run(

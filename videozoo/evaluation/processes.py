@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch.distributed as dist
+
+from .storage import ScoreStore
+
+Scores = dict[int, np.ndarray]  # by number of the video
 
 
 def rank() -> int:
@@ -44,3 +50,35 @@ def share_out(chosen: Sequence[int], saved: Mapping[int, Any]) -> tuple[list[int
     pending = sorted(set(chosen).difference(*held))
     before = set().union(*held[: rank()])
     return pending[rank() :: world_size()], {n: saved[n] for n in held[rank()] if n not in before}
+
+
+class Scored(NamedTuple):
+    """The scores of all processes together."""
+
+    scores: Scores
+    unread: dict[int, str]
+    """Why the other videos cannot be read."""
+    resumed: int
+    """How many of the scores are of earlier runs."""
+    seconds: float
+    """Time that they took, summed over processes and runs."""
+
+
+def score_together(
+    chosen: Sequence[int], store: ScoreStore, run: Callable[[list[int]], tuple[Scores, dict[int, str]]]
+) -> Scored:
+    """Scores of the ``chosen`` videos: those that ``store`` has, and what ``run`` finds of this process's share of the
+    rest, which are its scores and the reasons why videos cannot be read."""
+    saved, earlier = store.read()
+    stored = len(saved)
+    pending, saved = share_out(chosen, saved)
+    start = time.monotonic()
+    scores, unread = run(pending)
+    # of the earlier time the share of this process, and of the videos that are measured
+    spent = time.monotonic() - start + earlier * len(saved) / max(stored, 1)
+    parts = all_gather((saved | scores, unread, len(saved), spent))
+    return Scored(
+        {number: row for part in parts for number, row in part[0].items()},
+        {number: reason for part in parts for number, reason in part[1].items()},
+        *(sum(part[place] for part in parts) for place in (2, 3)),
+    )

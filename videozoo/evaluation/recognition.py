@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -39,7 +38,7 @@ from ..prediction import (
 )
 from .metrics import evaluate as compute_metrics
 from .metrics import many_hot
-from .processes import all_gather, first_rank_first, rank, share_out, world_size
+from .processes import Scores, first_rank_first, rank, score_together, world_size
 from .result import EvaluationResult, Failure
 from .storage import ScoreStore
 
@@ -55,7 +54,6 @@ PUBLISHED_NAMES = {  # (metric, key of its result): what published tables call i
 }
 Transform = ClipTransform | AudioTransform
 Views = ClipViews | torch.Tensor  # frames uint8, spectrograms float32 (views, 1, T, F)
-Scores = dict[int, np.ndarray]  # (classes,) float32 by number of the video
 
 
 def evaluate(
@@ -104,17 +102,12 @@ def evaluate(
     chosen = choose_videos(len(dataset), limit, seed)
     with first_rank_first():
         store = _store(save_logits, model, names, transform, views, amp_dtype)
-    saved, earlier = store.read()
-    stored = len(saved)
-    pending, saved = share_out(chosen, saved)
-    earlier *= len(saved) / max(stored, 1)  # the share of this process, and of the videos that are measured
-    start = time.monotonic()
-    loader = video_loader(_Videos(dataset, transform, pending), workers, next(model.parameters()).device)
-    scores, unread = _run(model, loader, transform, store, batch_size, AMP_DTYPES[amp_dtype], progress)
-    spent = time.monotonic() - start + earlier
-    parts = all_gather((saved | scores, unread, len(saved), spent))
-    scores = {number: row for part in parts for number, row in part[0].items()}
-    unread = {number: reason for part in parts for number, reason in part[1].items()}
+
+    def run(pending: list[int]) -> tuple[Scores, dict[int, str]]:
+        loader = video_loader(_Videos(dataset, transform, pending), workers, next(model.parameters()).device)
+        return _run(model, loader, transform, store, batch_size, AMP_DTYPES[amp_dtype], progress)
+
+    scores, unread, resumed, seconds = score_together(chosen, store, run)
     measured = sorted(scores)
     table = np.stack([scores[n] for n in measured]) if measured else np.zeros((0, model.num_classes), np.float32)
     return EvaluationResult(
@@ -129,8 +122,8 @@ def evaluate(
         scores=table,
         class_names=_class_names(model, dataset),
         failures=[Failure(names[n], unread[n]) for n in sorted(unread)],
-        resumed=sum(part[2] for part in parts),
-        seconds=sum(part[3] for part in parts),
+        resumed=resumed,
+        seconds=seconds,
         device=str(next(model.parameters()).device),
         precision=precision_name(model, amp_dtype),
         processes=world_size(),
@@ -182,7 +175,12 @@ class _Videos(torch.utils.data.Dataset):
             with self.dataset.open(number, num_threads=self.num_threads) as reader:
                 return number, self.transform.views(reader)
         except UNREADABLE as error:
-            return number, getattr(error, "reason", "") or str(error) or type(error).__name__
+            return number, reason_of(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a video cannot be read, in words: of an ``UNREADABLE`` error."""
+    return getattr(error, "reason", "") or str(error) or type(error).__name__
 
 
 def video_loader(videos: Any, workers: int | None, device: torch.device) -> torch.utils.data.DataLoader:

@@ -169,8 +169,7 @@ def _train(args: argparse.Namespace, log: Callable[[str], None]) -> None:
     config = config_from_args(args)
     is_detection = _is_detection(args.dataset)
     train, val = load_key_frames(args) if is_detection else load_data(args)
-    if not is_detection:
-        _warn_of_leaks(train, val, log)
+    _warn_of_leaks(train, val, log)
     model = prepare_model(
         args.model,
         train,
@@ -277,11 +276,13 @@ def _modality(args: argparse.Namespace) -> str:
     return entry.modality if entry else catalog.input_facts(args.model).get("modality", "rgb")
 
 
-def _warn_of_leaks(train: Dataset, val: Dataset | None, log: Callable[[str], None]) -> None:
+def _warn_of_leaks(train: Dataset | KeyFrames, val: Dataset | KeyFrames | None, log: Callable[[str], None]) -> None:
     """Validation videos that are trained on make validation worthless, so they are named."""
-    from ..data.leaks import find_leaks
+    from ..data.detection import KeyFrames
+    from ..data.leaks import find_film_leaks, find_leaks
 
-    leaks = find_leaks(train, val) if val is not None else []
+    find = find_film_leaks if isinstance(train, KeyFrames) else find_leaks
+    leaks = find(train, val) if val is not None else []
     for a, b, reason in leaks[:MAX_LEAKS]:
         log(f"warning: {a} (train) and {b} (validation) are the same video: {reason}")
     if leaks:

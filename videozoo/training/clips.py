@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..data.audio import AudioTransform, load_sound
 from ..data.datasets import Dataset
 from ..data.leaks import find_leaks
 from ..data.official import class_key
-from ..evaluation.recognition import UNREADABLE, check_modality, ignore_interrupts
+from ..evaluation.recognition import UNREADABLE, check_modality, ignore_interrupts, reason_of
 
 __all__ = ["Batch", "Clip", "ClipBatches", "TrainingClips", "collate", "find_leaks", "training_loader"]
 
@@ -61,7 +61,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, as a DataLoader asks for it."""
-        return Batch(self.frames.pin_memory(), self.targets.pin_memory(), self.numbers, self.unread)
+        return replace(self, frames=self.frames.pin_memory(), targets=self.targets.pin_memory())
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
@@ -109,8 +109,7 @@ class TrainingClips(torch.utils.data.Dataset):
             try:
                 frames, mirrored = self._read(number, rng)
             except UNREADABLE as error:
-                reason = getattr(error, "reason", "") or str(error) or type(error).__name__
-                unread[os.fspath(self.dataset.path(number))] = reason
+                unread[os.fspath(self.dataset.path(number))] = reason_of(error)
             else:
                 return Clip(frames, self._target(number, mirrored), number, unread)
         path, reason = next(iter(unread.items()))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..evaluation.recognition import UNREADABLE
+from ..evaluation.recognition import UNREADABLE, reason_of
 
 __all__ = ["Example", "ExampleBatch", "Examples", "LocalizationTask", "collate_examples"]
 
@@ -71,8 +71,7 @@ class Examples(torch.utils.data.Dataset):
             try:
                 return Example(*self.read(number, rng), number, unread)
             except UNREADABLE as error:
-                reason = getattr(error, "reason", "") or str(error) or type(error).__name__
-                unread[os.fspath(self.data[number].path)] = reason
+                unread[os.fspath(self.data[number].path)] = reason_of(error)
         path, reason = next(iter(unread.items()))
         raise ValueError(
             f"none of {len(unread)} videos of {self.data.source} can be read: check the data set. {path}: {reason}"

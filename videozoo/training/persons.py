@@ -17,9 +17,9 @@ from ..data.detection import KeyFrames
 from ..detection.boxes import detection_loss, jitter_boxes, training_boxes
 from ..detection.stream import check_detector
 from ..evaluation.detection import evaluate_detector
-from ..evaluation.recognition import UNREADABLE, check_classes
+from ..evaluation.recognition import UNREADABLE, check_classes, reason_of
 from ..evaluation.result import EvaluationResult
-from .clips import MAX_TRIES, Key
+from .clips import MAX_TRIES, Batch, Key
 from .config import TrainConfig
 
 __all__ = ["PersonBatch", "PersonClip", "PersonClips", "collate_persons", "make_person_task"]
@@ -45,31 +45,18 @@ class PersonClip:
 
 
 @dataclass(frozen=True)
-class PersonBatch:
-    """Clips for one forward pass."""
+class PersonBatch(Batch):
+    """Clips for one forward pass; ``targets`` are (sum of all K, classes), in the boxes' order."""
 
-    frames: torch.Tensor
-    """uint8 (N, T, H, W, C)."""
     boxes: list[torch.Tensor]
     """One (K, 4) a clip."""
-    targets: torch.Tensor
-    """(sum of all K, classes), in the boxes' order."""
-    numbers: list[int]
-    unread: dict[str, str]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def pin_memory(self) -> PersonBatch:
-        """The batch with its frames in page-locked memory, as a DataLoader asks for it."""
-        return PersonBatch(self.frames.pin_memory(), self.boxes, self.targets, self.numbers, self.unread)
 
 
 def collate_persons(clips: Sequence[PersonClip]) -> PersonBatch:
     """Clips as a batch."""
     unread = {path: reason for clip in clips for path, reason in clip.unread.items()}
     frames, targets = torch.stack([clip.frames for clip in clips]), torch.cat([clip.targets for clip in clips])
-    return PersonBatch(frames, [clip.boxes for clip in clips], targets, [clip.number for clip in clips], unread)
+    return PersonBatch(frames, targets, [clip.number for clip in clips], unread, [clip.boxes for clip in clips])
 
 
 class PersonClips(torch.utils.data.Dataset):
@@ -93,7 +80,7 @@ class PersonClips(torch.utils.data.Dataset):
             try:
                 frames, boxes, targets = self._read(frame, rng)
             except UNREADABLE as error:
-                unread[str(frame.path)] = getattr(error, "reason", "") or str(error) or type(error).__name__
+                unread[str(frame.path)] = reason_of(error)
             else:
                 return PersonClip(frames, boxes, targets, number, unread)
         path, reason = next(iter(unread.items()))

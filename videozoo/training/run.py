@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..console import say
 from ..data import create_transform
 from ..data.datasets import Dataset
-from ..evaluation.recognition import UNREADABLE, check_modality, video_labels
+from ..evaluation.recognition import UNREADABLE, check_modality, reason_of, video_labels
 from ..hub import save_pretrained
 from .averaging import ema_model
 from .checkpoints import fingerprint, read_checkpoint, remove_unfinished, write_checkpoint
@@ -147,6 +147,7 @@ class _Run:
         freeze_stages(model, config.freeze_stages)
         freeze_norm_parameters(model, config.freeze_bn)
         model.to(self.accelerator.device)
+        _set_memory_options(model, config)
         self.lr = scaled_lr(config, self.clips_per_pass * config.accumulate)
         self.ema = ema_model(model, config.ema) if config.ema else None
         self.unread: dict[str, str] = {}
@@ -446,6 +447,15 @@ def _accelerator(config: TrainConfig, device: str) -> Any:
     return accelerator
 
 
+def _set_memory_options(model: nn.Module, config: TrainConfig) -> None:
+    """Layout and checkpointing; ValueError where the model has no blocks to checkpoint."""
+    model.channels_last = config.channels_last
+    if hasattr(model, "set_grad_checkpointing"):
+        model.set_grad_checkpointing(config.grad_checkpointing)
+    elif config.grad_checkpointing:
+        raise ValueError(f"grad_checkpointing needs blocks, {type(model).__name__} has none: leave it out.")
+
+
 def _check_videos(train: Dataset, val: Dataset | None, model: nn.Module) -> None:
     """ValueError, before anything is trained, for a single class, and for videos that cannot be validated."""
     if train.num_classes < 2 and not train.multi_label:
@@ -467,7 +477,7 @@ def _check_validation(dataset: Dataset, model: nn.Module) -> None:
             dataset.open(number).close()
             return
         except UNREADABLE as error:
-            reasons[str(dataset.path(number))] = getattr(error, "reason", "") or str(error) or type(error).__name__
+            reasons[str(dataset.path(number))] = reason_of(error)
     path, reason = next(iter(reasons.items()))
     raise ValueError(
         f"none of {len(dataset)} validation videos of {dataset.source} can be read: check the data set. "
