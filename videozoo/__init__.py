@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .catalog import Entry, labels
     from .data import create_transform, load_dataset, open_video, resolve_data_config, resolve_model_data_config
+    from .detection import detect
     from .evaluation.metrics import fuse_scores
     from .factory import (
         create_model,
@@ -27,16 +28,21 @@ if TYPE_CHECKING:
         model_info,
         model_table,
     )
+    from .features import extract_features, write_features
     from .hub import push_to_hub, save_pretrained
     from .models.recognizer import group_parameters
     from .names import safe_model_name
+    from .optimization import deoptimize, optimize
     from .prediction import predict
     from .registry import model_entrypoint, register_model
+    from .streaming import Stream
 
 _HOMES = {
     "catalog": ("Entry", "labels"),
     "data": ("create_transform", "load_dataset", "open_video", "resolve_data_config", "resolve_model_data_config"),
+    "detection": ("detect",),
     "evaluation.metrics": ("fuse_scores",),
+    "features": ("extract_features", "write_features"),
     "factory": (
         "create_model",
         "get_pretrained_cfg",
@@ -52,14 +58,20 @@ _HOMES = {
     "hub": ("push_to_hub", "save_pretrained"),
     "models.recognizer": ("group_parameters",),
     "names": ("safe_model_name",),
+    "optimization": ("deoptimize", "optimize"),
     "prediction": ("predict",),
     "registry": ("model_entrypoint", "register_model"),
+    "streaming": ("Stream",),
 }
 
 __all__ = [
     "Entry",
+    "Stream",
     "create_model",
     "create_transform",
+    "deoptimize",
+    "detect",
+    "extract_features",
     "fuse_scores",
     "get_pretrained_cfg",
     "get_pretrained_cfg_value",
@@ -75,6 +87,7 @@ __all__ = [
     "model_info",
     "model_table",
     "open_video",
+    "optimize",
     "predict",
     "push_to_hub",
     "register_model",
@@ -82,6 +95,7 @@ __all__ = [
     "resolve_model_data_config",
     "safe_model_name",
     "save_pretrained",
+    "write_features",
 ]
 
 __getattr__, __dir__ = attach(__name__, _HOMES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .console import EXPECTED, create_from_args, dumps, fail, pick_device, positive, say
+from .benchmark.cli import add_bench_command
+from .console import EXPECTED, bar, create_from_args, dumps, fail, optimize_from_args, pick_device, positive, say
 from .data.cli import add_data_commands
 from .detection.cli import add_detect_command
 from .evaluation.cli import add_eval_command
 from .features.cli import add_features_command
 from .localization.cli import add_localize_command
+from .options import add_speed_options
+from .publishing.cli import add_download_command, add_pin_command, add_push_command, add_verify_command
+from .streaming.cli import add_live_options, is_live, predict_live
 from .training.cli import add_finetune_command
 
 if TYPE_CHECKING:
@@ -71,8 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_list,
         _add_info,
         _add_convert,
-        _add_download,
+        add_download_command,
+        add_push_command,
+        add_pin_command,
+        add_verify_command,
         add_eval_command,
+        add_bench_command,
         add_finetune_command,
     ):
         add(commands, common)
@@ -87,8 +94,9 @@ def _command(commands: Any, common: argparse.ArgumentParser, name: str, run: Any
 
 
 def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
-    add = _command(commands, common, "predict", predict, "classify videos by a model's own test protocol").add_argument
-    add("videos", nargs="+", metavar="VIDEO", help="video file, or folder of JPEG or PNG frames")
+    parser = _command(commands, common, "predict", predict, "classify videos by a model's own test protocol")
+    add = parser.add_argument
+    add("videos", nargs="*", metavar="VIDEO", help="video file, or folder of JPEG or PNG frames")
     add(
         "--model",
         "-m",
@@ -107,11 +115,13 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--topk", type=positive, default=5, metavar="N", help="number of labels to show (default 5)")
     add("--json", action="store_true", help="print JSON: an object for one video, a list for several")
     add("--out", metavar="FILE.html", help="write a page to look at: one file, all videos")
-    add("--views", choices=("full", "fast"), default="full", help="all views of the protocol, or only the middle one")
+    add("--views", choices=("full", "fast"), help="all views of the protocol (default), or only the middle one")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--batch-size", type=positive, metavar="N", help="views in the network at a time (default: 1 on cpu, else 8)")
     add("--reader", default="auto", choices=("auto", "pyav", "torchcodec", "images"), help="decoder (default auto)")
     add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
+    add_speed_options(parser)
+    add_live_options(parser)
 
 
 def _add_list(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -139,12 +149,6 @@ def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--model", "-m", metavar="NAME", help="check that the weights fit this model exactly")
 
 
-def _add_download(commands: Any, common: argparse.ArgumentParser) -> None:
-    add = _command(commands, common, "download", download, "fetch weights into the cache, for use offline").add_argument
-    add("names", nargs="+", metavar="NAME", help="model name, hf-hub:org/repo, or pattern ('tsm*_k400.*')")
-    add("--cache-dir", metavar="FOLDER", help="where downloaded weights are kept")
-
-
 # predict -------------------------------------------------------------------------------------------------------------
 
 
@@ -154,19 +158,22 @@ def predict(args: argparse.Namespace) -> int:
         args.usage_error("--pretrained and --checkpoint both name weights: give one of them")
     if args.out and Path(args.out).is_dir():
         args.usage_error(f"--out {args.out} is a folder: name the file to write, such as {args.out}/result.html")
+    if is_live(args):
+        return predict_live(args)
     from .prediction import classify
 
     model, weights, caveat = create_from_args(args)
     if caveat:
         say(f"warning: {caveat}")
     device = pick_device(args.device)
+    optimize_from_args(model, args, device)
     done: list[Prediction] = []
     for path in args.videos:
         try:
             result = classify(
                 model,
                 path,
-                views=args.views,
+                views=args.views or "full",
                 batch_size=args.batch_size,
                 device=device,
                 reader=args.reader,
@@ -201,7 +208,7 @@ def _describe(result: Prediction, topk: int) -> str:
     width = max(len(label) for _, label, _ in rows)
     count = f"{video['frames']} frame{'s' if video['frames'] != 1 else ''}"
     lines = [f"{video['path']}  ({video['width']}x{video['height']}, {count}{length})"]
-    lines += [f"  {label:<{width}}  {100 * p:5.1f} %  {_bar(p)}".rstrip() for _, label, p in rows]
+    lines += [f"  {label:<{width}}  {100 * p:5.1f} %  {bar(p)}".rstrip() for _, label, p in rows]
     spent = sum(seconds.values())
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
     lines.append(f"  {result.model['full_name']}: {describe_protocol(result.config, len(result.indices))}")
@@ -211,15 +218,6 @@ def _describe(result: Prediction, topk: int) -> str:
     if result.caveat:
         lines.append(f"  MEANINGLESS: {result.caveat}")
     return "\n".join(lines)
-
-
-def _bar(probability: float, width: int = 20) -> str:
-    eighths = round(probability * width * 8)
-    try:
-        "█▏".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return "#" * round(probability * width)
-    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def _as_json(result: Prediction, topk: int) -> dict[str, Any]:
@@ -371,7 +369,8 @@ def _info_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("source", facts["origin_url"]),
         ("weights", facts["url"] or "with the package" * bool(facts.get("packaged"))),
         ("sha256", f"{facts['hash_prefix']}..." if facts["hash_prefix"] else ""),
-        ("Hub", facts["hf_hub_id"]),
+        ("Hub", facts["hf_hub_id"] + facts["full_name"] * facts["hf_hub_id"].endswith("/")),
+        ("revision", facts["revision"]),
         ("alias", facts["alias"]),
         ("upstream name", ", ".join(facts["upstream"])),
         ("tags", ", ".join(tag + " (this)" * (tag == facts["tag"]) for tag in facts["tags"])),
@@ -379,7 +378,7 @@ def _info_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-# convert and download ------------------------------------------------------------------------------------------------
+# convert -------------------------------------------------------------------------------------------------------------
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -414,53 +413,3 @@ def convert(args: argparse.Namespace) -> int:
     checked = f", which fit {args.model}" if args.model else ""
     print(f"{out}: weights of {args.file}{checked}")
     return 0
-
-
-def download(args: argparse.Namespace) -> int:
-    """Fetch weights into the cache; an entry that fails is reported and the rest go on."""
-    failed = 0
-    for name in _names_to_download(args.names):
-        start = time.perf_counter()
-        try:
-            state = _fetch(name, args.cache_dir)
-        except EXPECTED as error:
-            fail(error, getattr(args, "debug", False), name)
-            failed += 1
-            continue
-        size = sum(t.numel() * t.element_size() for t in state.values())
-        print(f"{name}: {size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s", flush=True)
-    return 1 if failed else 0
-
-
-def _names_to_download(names: Sequence[str]) -> list[str]:
-    """Patterns replaced by the entries that they match; ValueError for one that matches none."""
-    from .factory import list_models
-
-    found: dict[str, None] = {}
-    for name in names:
-        matches = list_models(name, pretrained=True) if set(name) & set("*?[") else [name]
-        if not matches:
-            raise ValueError(f"no published weights are called {name!r}: see 'videozoo list --pretrained'.")
-        found |= dict.fromkeys(matches)
-    return list(found)
-
-
-def _fetch(name: str, cache_dir: str | None) -> dict[str, Any]:
-    from . import hub
-    from .catalog import packaged_weights
-    from .checkpoint import load_state_dict
-    from .convert import convert as convert_keys
-    from .factory import get_pretrained_cfg
-    from .names import split_scheme
-
-    scheme, rest = split_scheme(name)
-    if scheme == "local-dir":
-        raise ValueError(f"{name} is on this machine already: nothing to download.")
-    if scheme == "hf-hub":
-        repo, _, revision = rest.partition("@")
-        hub.hub_config(repo, revision or None, cache_dir)
-        return hub.hub_state(repo, revision or None, cache_dir)
-    entry = get_pretrained_cfg(name)
-    if entry.packaged:
-        return load_state_dict(packaged_weights(entry.packaged))
-    return hub.pretrained_state(entry, lambda state: convert_keys(state, entry.conversion), cache_dir=cache_dir)

@@ -7,9 +7,12 @@ import json
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from .machine import known_trouble
 
 EXPECTED = (ValueError, OSError, ImportError)  # told in one sentence; anything else is a bug and shows its traceback
 
@@ -47,6 +50,16 @@ def dumps(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8")
 
 
+def bar(probability: float, width: int = 20) -> str:
+    """A horizontal bar, of letters that the output can show."""
+    eighths = round(probability * width * 8)
+    try:
+        "█▏".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#" * round(probability * width)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
 def positive(text: str) -> int:
     """A number from 1 on, as a type of argparse."""
     if not text.isdigit() or int(text) < 1:
@@ -69,15 +82,28 @@ def create_from_args(args: argparse.Namespace) -> tuple[Any, str, str]:
     return model, model.pretrained_cfg.get("url") or args.model, ""
 
 
+def optimize_from_args(model: Any, args: argparse.Namespace, device: str) -> None:
+    """What ``--optimize`` and ``--dtype`` ask for, once the model is on its device."""
+    if args.optimize or args.dtype:
+        import torch
+
+        from . import optimize
+
+        optimize(model.to(device), {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[args.dtype])
+
+
 def pick_device(name: str) -> str:
+    """The device that an option names, "auto" being a GPU if there is one; warns of versions that are slow on it."""
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"--device {name!r} is no device: use auto, cpu or cuda.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} such devices: use cpu.")
+    if device.type == "cuda" and (trouble := known_trouble()):
+        warnings.warn(trouble, stacklevel=2)
     return name

@@ -137,12 +137,12 @@ def classify(
         transforming = time.perf_counter() - start - (decoding - opening)
         facts = {key: getattr(video, key) for key in ("path", "width", "height", "fps")} | {"frames": len(video)}
     start = time.perf_counter()
-    logits = _run(model, clips, transform, batch_size, progress)
+    probabilities = view_probabilities(model, clips, transform, batch_size, progress)
     seconds = {"decode": decoding, "transform": transforming, "model": time.perf_counter() - start}
     cfg = model.pretrained_cfg
     return Prediction(
-        labels=class_names(cfg, logits.shape[-1]),
-        probabilities=_probabilities(logits, transform.config["average"], bool(cfg.get("multi_label"))),
+        labels=class_names(cfg, len(probabilities)),
+        probabilities=probabilities,
         indices=indices,
         config=transform.config,
         model=model_facts(model),
@@ -241,6 +241,9 @@ class _TimedReader:
         finally:
             self.seconds += time.perf_counter() - start
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
 
 # Scores --------------------------------------------------------------------------------------------------------------
 
@@ -255,6 +258,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def view_probabilities(
+    model: nn.Module,
+    views: ClipViews,
+    transform: ClipTransform,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Probabilities (classes,) of a video from all its views, float64; the model works in eval mode, where it is."""
+    logits = _run(model, views, transform, batch_size, progress)
+    return _probabilities(logits, transform.config["average"], bool(model.pretrained_cfg.get("multi_label")))
 
 
 def _run(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from ..console import bar, create_from_args, pick_device, positive, say, stopped_by_sigterm
+from ..console import bar, create_from_args, optimize_from_args, pick_device, positive, say, stopped_by_sigterm
 
 if TYPE_CHECKING:
     from ..data.live import LiveVideo
@@ -73,7 +73,9 @@ def predict_live(args: argparse.Namespace) -> int:
     idle = args.idle or IDLE
     options = {key: getattr(args, key) for key in ("every", "window", "fps", "views", "topk", "batch_size")}
     given = {key: value for key, value in options.items() if value is not None}
-    stream = Stream(model, device=pick_device(args.device), **given)
+    device = pick_device(args.device)
+    optimize_from_args(model, args, device)
+    stream = Stream(model, device=device, **given)
     began, interrupted = time.perf_counter(), False
     opened = open_camera(args.webcam, timeout=idle) if args.follow is None else follow_video(args.follow, idle=idle)
     with opened as video, _lines(args.out) as write:
