@@ -61,6 +61,7 @@ def test_bmn_learns_through_the_command_line(run, data, tmp_path):
     assert "videozoo localize features.npy --model local-dir:run" in card and "classes" not in card
     code, text, _ = run("eval", f"local-dir:{out}", "--data", data, "--device", "cpu")
     assert code == 0 and f"{max(auc):.2f}" in text
+    assert "validation  measured" in text and "published" not in text
     networks = create_localizers(f"local-dir:{out}", pretrained=True)
     best = localize_features(proposal_chain(networks), [data / "features" / "v_val0.npy"]).segments[0]
     table = json.loads((data / "anet_anno_val.json").read_text())["v_val0"]

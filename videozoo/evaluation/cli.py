@@ -245,7 +245,7 @@ def describe(result: EvaluationResult) -> str:
 
     split = f", {result.dataset['split']}" if result.dataset.get("split") else ""
     lines = [f"{result.model['full_name']} on {result.dataset['title']}{split}", f"  {result.protocol}", ""]
-    lines.append(f"  {'':<22}{'published':>10}{'measured':>10}{'difference':>12}")
+    lines.append(f"  {'':<22}{result.reference:>10}{'measured':>10}{'difference':>12}")
     for row in table_rows(result.to_dict()):
         cells = ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("published", "measured")]
         difference = "" if row["difference"] is None else f"{row['difference']:+.2f}"

@@ -121,7 +121,7 @@ def _head(result: EvaluationResult) -> str:
     split = f", {result.dataset['split']}" if result.dataset.get("split") else ""
     figures = []
     for name, value in list(result.metrics.items())[:3]:
-        note = f"published {result.published[name]:.2f}" if name in result.published else "not published"
+        note = f"{result.reference} {result.published[name]:.2f}" if name in result.published else "not published"
         figures.append((metric_title(name), f"{value:.2f} %", note))
     failed = f"{len(result.failures):,} could not be read" if result.failures else "all could be read"
     figures.append((f"{result.unit.capitalize()}s", f"{len(result.videos):,}", failed))
@@ -148,11 +148,12 @@ def _table(result: EvaluationResult) -> str:
         )
     if not rows:
         return ""
-    head = "<tr><th></th>" + "".join(f'<th class="number">{t}</th>' for t in ("Published", "Measured", "Difference"))
+    reference = result.reference.capitalize()
+    head = "<tr><th></th>" + "".join(f'<th class="number">{t}</th>' for t in (reference, "Measured", "Difference"))
     origin = result.published.get("origin")
-    note = f'<p class="note">In percent. Published: {escape(str(origin))}.</p>' if origin else ""
+    note = f'<p class="note">In percent. {reference}: {escape(str(origin))}.</p>' if origin else ""
     return card(
-        "Published and measured", f"<table><thead>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{note}"
+        f"{reference} and measured", f"<table><thead>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{note}"
     )
 
 

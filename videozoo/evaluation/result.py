@@ -59,6 +59,9 @@ class ClassResult:
     """True boxes or segments."""
 
 
+OWN_VALIDATION = "measured on the validation videos"  # how `origin` begins where no paper but a training gave a result
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """Scores of a data set's videos and what follows from them. Metrics are in percent."""
@@ -103,6 +106,11 @@ class EvaluationResult:
     """Of a localiser: average number of proposals a video, and their average recall in percent."""
     unit: str = "video"
     """What was measured one by one: "video", or "key frame" of a detector."""
+
+    @property
+    def reference(self) -> str:
+        """What ``published`` is: "validation" where a training of one's own measured it on other videos."""
+        return "validation" if str(self.published.get("origin")).startswith(OWN_VALIDATION) else "published"
 
     @property
     def protocol(self) -> str:

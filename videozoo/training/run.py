@@ -22,6 +22,7 @@ from ..console import say
 from ..data import create_transform
 from ..data.datasets import Dataset
 from ..evaluation.recognition import UNREADABLE, check_modality, reason_of, video_labels
+from ..evaluation.result import OWN_VALIDATION
 from ..hub import save_pretrained
 from .averaging import ema_model
 from .checkpoints import fingerprint, read_checkpoint, remove_unfinished, write_checkpoint
@@ -335,7 +336,7 @@ class _Run:
         model, row = self.best_model, self.state.history[-1]
         numbers = {key: round(row[key], 2) for key in row if key not in OTHER_COLUMNS}
         protocol = {} if self.config.val_views == "full" else {"protocol": "one view"}
-        origin = f"measured on the validation videos after epoch {row['epoch']}"
+        origin = f"{OWN_VALIDATION} after epoch {row['epoch']}"
         cfg = {**self.model.pretrained_cfg, "metrics": ({**numbers, **protocol, "origin": origin},) if numbers else ()}
         model.pretrained_cfg, model.has_published_weights = cfg, True
         for folder in (self.folder / "last", *[self.folder] * is_best):
