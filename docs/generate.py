@@ -1,4 +1,4 @@
-"""The parts of the documentation that follow from the catalog: the plot, and the tables between ``generated`` marks.
+"""The parts of the documentation that follow from the catalog: the plots, and the tables between ``generated`` marks.
 
 ``python docs/generate.py`` writes them, ``python docs/generate.py --check`` says whether they are up to date.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import re
 import sys
@@ -22,7 +23,8 @@ from videozoo.model_cards import measure, words
 from videozoo.prediction import clip_count
 
 PAGES = Path(__file__).parent / "pages"
-PLOT = PAGES / "img" / "accuracy_compute.svg"
+IMAGES = PAGES / "img"
+MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "speed.csv"
 REGION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 520, 56, 170, 20, 48  # of the plot
@@ -42,8 +44,8 @@ class Point(NamedTuple):
     entry: Entry
     top1: float
     views: int
-    gflops: float
-    """Multiply-adds of a whole video, in thousands of millions."""
+    cost: float
+    """Multiply-adds of a whole video in thousands of millions, or milliseconds of a clip."""
 
     @property
     def more_data(self) -> bool:
@@ -62,7 +64,19 @@ def points() -> list[Point]:
         config = resolve_data_config(pretrained_cfg=entry.to_dict())
         views = clip_count(config) * max(1, config["crops"])
         found.append(Point(entry, entry.top1, views, views * measure(entry)[1] / 1e9))
-    return sorted(found, key=lambda point: (point.gflops, -point.top1, point.entry.full_name))
+    return sorted(found, key=lambda point: (point.cost, -point.top1, point.entry.full_name))
+
+
+def measured_points() -> list[Point]:
+    """Entries with a published accuracy on Kinetics-400 whose speed was measured after ``videozoo.optimize``."""
+    found = []
+    with MEASURED.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            kind = (row["bench"], row["batch"], row["library"], row["precision"])
+            entry = catalog.find_entry(row["entry"])
+            if kind == ("infer", "1", "videozoo optimize", "float32") and entry is not None and entry.top1 is not None:
+                found.append(Point(entry, entry.top1, 1, float(row["median_ms"])))
+    return sorted(found, key=lambda point: point.cost)
 
 
 def frontier(rows: Iterable[Point]) -> list[Point]:
@@ -77,14 +91,13 @@ def frontier(rows: Iterable[Point]) -> list[Point]:
 # Plot ----------------------------------------------------------------------------------------------------------------
 
 
-def accuracy_plot() -> str:
-    """SVG: published top-1 accuracy on Kinetics-400 over the multiply-adds of a video, on a logarithmic scale."""
-    rows = points()
-    x_ticks, y_ticks = log_ticks([p.gflops for p in rows]), nice_ticks([p.top1 for p in rows], 8)
+def accuracy_plot(rows: Sequence[Point], title: str, unit: str) -> str:
+    """SVG: published top-1 accuracy on Kinetics-400 over what it costs, on a logarithmic scale."""
+    x_ticks, y_ticks = log_ticks([p.cost for p in rows]), nice_ticks([p.top1 for p in rows], 8)
     low, high = math.log(x_ticks[0]), math.log(x_ticks[-1])
 
     def place(point: Point) -> tuple[float, float]:
-        x = LEFT + (math.log(point.gflops) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        x = LEFT + (math.log(point.cost) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
         y = HEIGHT - BOTTOM - (point.top1 - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - BOTTOM - TOP)
         return x, y
 
@@ -98,12 +111,11 @@ def accuracy_plot() -> str:
         x = LEFT + (math.log(tick) - low) / (high - low) * (right - LEFT)
         parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
-    title = "GFLOPs of a video, all views of the test"
     parts.append(f'<text class="axis" x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{title}</text>')
     parts.append('<text class="axis" transform="translate(16 250) rotate(-90)" text-anchor="middle">top-1, %</text>')
     best = frontier(p for p in rows if not p.more_data)
     line = "L".join("{:.1f} {:.1f}".format(*place(point)) for point in best)
-    parts += [f'<path class="best" d="M{line}"/>', *_dots(rows, place), *_legend(rows)]
+    parts += [f'<path class="best" d="M{line}"/>', *_dots(rows, place, unit), *_legend(rows)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
         f"<style>{STYLE}</style>{''.join(parts)}</svg>\n"
@@ -115,13 +127,13 @@ def _families(rows: Iterable[Point]) -> list[str]:
     return [family for family in words()["families"] if family in there]
 
 
-def _dots(rows: Sequence[Point], place: Callable[[Point], tuple[float, float]]) -> Iterator[str]:
+def _dots(rows: Sequence[Point], place: Callable[[Point], tuple[float, float]], unit: str) -> Iterator[str]:
     colours = dict(zip(_families(rows), COLOURS, strict=False))
     for point in rows:
         x, y = place(point)
         colour = colours[point.entry.family]
         fill = "#fdfdfc" if point.more_data else colour
-        title = f"{point.entry.full_name}: {point.top1:.2f} %, {point.gflops:.4g} GFLOPs, {point.views} views"
+        title = f"{point.entry.full_name}: {point.top1:.2f} %, {point.cost:.4g} {unit}"
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.5">'
         yield f"<title>{escape(title)}</title></circle>"
 
@@ -149,7 +161,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _costs(rows: Iterable[Point]) -> str:
     header = ("entry", "top-1, %", "GFLOPs of a video", "views", "parameters, M")
     cells = (
-        (p.entry.full_name, f"{p.top1:.2f}", f"{p.gflops:,.0f}", str(p.views), f"{measure(p.entry)[0] / 1e6:.1f}")
+        (p.entry.full_name, f"{p.top1:.2f}", f"{p.cost:,.0f}", str(p.views), f"{measure(p.entry)[0] / 1e6:.1f}")
         for p in rows
     )
     return table(header, ((f"`{name}`", *rest) for name, *rest in cells))
@@ -219,7 +231,10 @@ REGIONS = {
 
 def outputs() -> dict[Path, str]:
     """Every file with generated parts, with the text that it should have."""
-    texts = {PLOT: accuracy_plot()}
+    texts = {
+        IMAGES / "accuracy_compute.svg": accuracy_plot(points(), "GFLOPs of a video, all views of the test", "GFLOPs"),
+        IMAGES / "accuracy_speed.svg": accuracy_plot(measured_points(), "milliseconds of a clip", "ms"),
+    }
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if "<!-- generated: " in text:
