@@ -205,3 +205,10 @@ def test_stream(tmp_path):
         found = [scores.top[0] for frame in reader.get(range(total)) if (scores := stream.push(frame)) is not None]
     assert [line.split(" s  ")[1] for line in out[:-1]] == [f"{100 * p:5.1f} %  {label}" for label, p in found]
     assert len(found) > 3 and out[-1] == f"{len(found)} predictions from {total} frames, 0 windows dropped"
+
+
+def test_export(tmp_path):
+    out = succeed(tmp_path, "export", VIDEO, "--topk", 3).splitlines()
+    model = videozoo.create_model("mc3_r18w16_8x4_camera_motion", pretrained=True)
+    expected = [f"  {100 * p:5.1f} %  {label}" for label, p in videozoo.predict(model, VIDEO, 3)]
+    assert out[0].startswith("model.onnx: differs from the model by ") and out[1:] == expected

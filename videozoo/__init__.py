@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data import create_transform, load_dataset, open_video, resolve_data_config, resolve_model_data_config
     from .detection import detect
     from .evaluation.metrics import fuse_scores
+    from .export import export_model
     from .factory import (
         create_model,
         get_pretrained_cfg,
@@ -42,6 +43,7 @@ _HOMES = {
     "data": ("create_transform", "load_dataset", "open_video", "resolve_data_config", "resolve_model_data_config"),
     "detection": ("detect",),
     "evaluation.metrics": ("fuse_scores",),
+    "export": ("export_model",),
     "features": ("extract_features", "write_features"),
     "factory": (
         "create_model",
@@ -71,6 +73,7 @@ __all__ = [
     "create_transform",
     "deoptimize",
     "detect",
+    "export_model",
     "extract_features",
     "fuse_scores",
     "get_pretrained_cfg",

@@ -20,6 +20,7 @@ from .console import EXPECTED, bar, create_from_args, dumps, fail, optimize_from
 from .data.cli import add_data_commands
 from .detection.cli import add_detect_command
 from .evaluation.cli import add_eval_command
+from .export_cli import add_export_command
 from .features.cli import add_features_command
 from .localization.cli import add_localize_command
 from .options import add_speed_options
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_list,
         _add_info,
         _add_convert,
+        add_export_command,
         add_download_command,
         add_push_command,
         add_pin_command,
