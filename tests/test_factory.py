@@ -343,6 +343,15 @@ def test_import_is_lazy_and_the_catalog_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_facts_of_a_model_are_its_own():
+    """Changing them changes neither the catalog nor the next model."""
+    for name in ("mc3_r18w16_8x4", "mc3_r18w16_8x4_camera_motion"):
+        before = videozoo.create_model(name).pretrained_cfg["test"]["size"]
+        videozoo.create_model(name).pretrained_cfg["test"]["size"] = before + 1
+        assert videozoo.create_model(name).pretrained_cfg["test"]["size"] == before
+        assert videozoo.get_pretrained_cfg("mc3_r18w16_8x4_camera_motion").test["size"] == before
+
+
 def test_tables_are_read_once(monkeypatch):
     import tomllib
 

@@ -19,6 +19,7 @@ PLAIN = {  # what no published training uses, whatever TrainConfig's defaults ar
 }  # fmt: skip
 FREE = {  # of the machine and the run, or without effect where there is no mixing and no warm-up
     *("compile", "workers", "val_views", "checkpoint_every", "seed", "logger", "mix_prob", "warmup_ratio", "dropout"),
+    *("channels_last", "grad_checkpointing"),
 }
 DATA = Path(__file__).parent / "data" / "recipes_v0.12.tsv.gz"
 STARTS = {  # hash in a published file's name -> its entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import resources
@@ -319,7 +320,7 @@ def input_facts(architecture: str) -> dict[str, Any]:
     rows = [e for e in entries().values() if e.architecture == architecture and e.default]
     if rows:
         entry = min(rows, key=lambda e: (e.modality == "flow", e.dataset != "k400"))
-        return {key: getattr(entry, key) for key in INPUT_FIELDS}
+        return {key: deepcopy(getattr(entry, key)) for key in INPUT_FIELDS}
     if match := re.search(r"_(\d+)x(\d+)$", architecture):
         sampling = {**SAMPLING, "frames": int(match[1]), "stride": int(match[2])}
         return {"sampling": sampling, "test": {**TEST, "clips": 10, "crops": 3, "size": 256}}

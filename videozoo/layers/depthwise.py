@@ -100,7 +100,6 @@ def _compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if eligible else x.dtype
 
 
-@torch.compiler.assume_constant_result
 @functools.cache
 def _triton_runs() -> bool:
     if importlib.util.find_spec("triton") is None:
@@ -109,6 +108,9 @@ def _triton_runs() -> bool:
 
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     return version >= (3, 3) and torch.cuda.get_device_capability() >= (8, 0)  # the kernels keep sums in tuples
+
+
+_triton_runs._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, which imports the compiler
 
 
 def _memory_format(x: torch.Tensor) -> torch.memory_format:

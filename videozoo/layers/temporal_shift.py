@@ -37,7 +37,10 @@ class TemporalShift(nn.Module):
             from_next, from_previous, rest = x.split([fold, fold, x.shape[1] - 2 * fold], dim=1)
             from_next = F.pad(from_next[:, :, 1:], (0, 0, 0, 0, 0, 1))
             out = torch.cat((from_next, _one_later(from_previous), rest), dim=1)
-        return out.transpose(1, 2).flatten(0, 1)
+        out = out.transpose(1, 2)
+        if out.shape[3:] == (1, 1):  # a layout that the compiler expects to be another than it is
+            out = out.clone(memory_format=torch.contiguous_format)
+        return out.flatten(0, 1)
 
     def step(self, x: torch.Tensor, fold: int) -> torch.Tensor:
         """The causal shift of one frame ``(N, C, H, W)``, by what is kept in ``past`` of the frame before it."""
