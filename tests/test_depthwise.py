@@ -76,8 +76,8 @@ def test_output_and_gradients_equal_those_in_double_precision(kernel, stride, pa
 
 
 def test_gradients_are_those_of_the_output():
-    conv = layer((3, 3, 3), (1, 2, 2), bias=True).double()
-    x = clip(2, CHANNELS, 3, 4, 5, dtype=torch.float64)
+    conv = DepthwiseConv3d(2, (3, 3, 3), (1, 2, 2), (1, 1, 1), bias=True).double()
+    x = clip(2, 2, 3, 4, 5, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x, *parameters: conv(x), (x, *conv.parameters()))
 
 
