@@ -292,7 +292,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 
 
 def _no_second_derivative(ctx: Any, grad: torch.Tensor) -> None:
-    raise NotImplementedError(
+    raise RuntimeError(
         "A depthwise convolution in training mode has no second derivatives: put the model in evaluation mode, or make "
         f"it with the environment variable {BACKEND_VARIABLE}=native."
     )
