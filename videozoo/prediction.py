@@ -396,7 +396,7 @@ def describe_input(config: Mapping[str, Any]) -> str:
         span = "64 frames" if config["sampling"] == "dense" else share
         return f"{segments * frames} {noun} spread over {span}, {size}"
     every = {1: "consecutive", 2: "every 2nd", 3: "every 3rd"}.get(config["stride"], f"every {config['stride']}th")
-    return f"{frames} {noun}, {every}, {size}"
+    return f"{'single' if frames == 1 else frames} {noun}, {every}, {size}"
 
 
 def describe_protocol(config: Mapping[str, Any], clips: int | None = None) -> str:
