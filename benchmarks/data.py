@@ -2,12 +2,13 @@
 
     python benchmarks/data.py                              # videos made for it: 340x256 and 1280x720, key frames rare
     python benchmarks/data.py --videos a.mp4 b.mp4 --rounds 9
-    python benchmarks/data.py --workers 0 1 2 4            # also clips/s of a DataLoader
+    python benchmarks/data.py --workers 0 1 2 4            # also clips/s of a DataLoader, beside other libraries
 
-Each access opens the file, reads the frames of a clip or a test and closes it, with one decoder thread; ours reads each
-frame once, as `create_transform` does, which cuts all views from it. Before anything
-is timed, the frames of all readers are compared; those of other readers that differ are told, and a difference of our
-fast ways from plain decoding is an error. Libraries that are not installed are left out. Rows go to OUT.csv.
+Each access opens the file, reads the frames of a clip or a test and closes it, with one decoder thread; ours reads
+each frame once, as `create_transform` does, which cuts all views from it. Before anything is timed, the frames of all
+readers are compared; those of other readers that differ are told, and a difference of our fast ways from plain decoding
+is an error. Transforms are timed beside those of mmaction2, PyTorchVideo and torchvision. Libraries that are not
+installed are left out. Rows go to OUT.csv.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ import argparse
 import io
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peers import missing_peers
+from pipelines import PIPELINES, Pipeline, reads_videos, training_loader
 
-from videozoo.benchmark import interleave
-from videozoo.data import create_transform, open_video
-from videozoo.data.annotations import Sample
-from videozoo.data.datasets import Dataset
+from videozoo.benchmark import interleave, relative_difference
+from videozoo.data import open_video
 from videozoo.data.packets import MEMORY, file_key
 from videozoo.data.sampling import uniform_clips
 from videozoo.data.transforms import resize
 from videozoo.evaluation.report import write_page
 from videozoo.evaluation.result import csv_text
 from videozoo.machine import describe_machine, machine_facts
-from videozoo.training.clips import ClipBatches, TrainingClips, training_loader
 
 OURS, CACHED = "videozoo", "videozoo, opened before"
 RESIZED, SCALED = "videozoo, resized to 256", "videozoo, size=256"
+FAST = "videozoo, resize_backend=decoder"
 MADE = {"256p": (340, 256), "720p": (1280, 720)}
 
 Read = Callable[[str, np.ndarray], np.ndarray]
@@ -50,12 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     facts = machine_facts() | {"date": date.today().isoformat()}
     print(describe_machine(facts))
     readers = available_readers()
+    for name, reason in missing_peers().items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         videos = args.videos or [make_video(Path(folder) / f"{k}.mp4", *size, args.frames) for k, size in MADE.items()]
         for video in map(str, videos):
             for name, frames in accesses(video).items():
                 rows += measure(video, name, frames, readers, args)
+            rows += transform_rows(video, args)
         if args.workers:
             rows += loader_rows(str(videos[0]), args)
     if args.out:
@@ -72,7 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--frames", type=int, default=300, metavar="N", help="length of the made videos (default 300)")
     add("--rounds", type=int, default=7, metavar="N", help="timed reads of each kind (default 7)")
     add("--workers", nargs="*", type=int, default=[], metavar="N", help="numbers of DataLoader workers to time")
-    add("--clips", type=int, default=48, metavar="N", help="clips read by the DataLoader (default 48)")
+    add("--clips", type=int, default=48, metavar="N", help="clips of one timing of the DataLoader (default 48)")
     add("--out", type=Path, metavar="FILE.csv", help="write the rows")
     return parser.parse_args(argv)
 
@@ -210,37 +214,86 @@ def measure(video: str, access: str, frames: np.ndarray, readers: dict[str, Read
     return rows
 
 
-# DataLoader ----------------------------------------------------------------------------------------------------------
+# Whole pipelines ----------------------------------------------------------------------------------------------------
 
 
-def loader_rows(video: str, args: Any) -> list[dict[str, Any]]:
-    """Clips a second of the training pipeline against the number of workers."""
-    path = Path(video)
-    samples = [Sample(path.name, 0)] * args.clips
+def available_pipelines(frames: int, stride: int) -> dict[str, Pipeline]:
+    """How each library that is installed makes clips of 224 pixels, ours also with resizing in the decoder."""
+    found = {name: PIPELINES[name](frames, stride, 224) for name in PIPELINES if name not in missing_peers()}
+    return {OURS: found.pop(OURS), FAST: PIPELINES[OURS](frames, stride, 224, "decoder"), **found}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch, and OpenCV where another library has loaded it, with one thread within the block."""
+    threads, opencv = torch.get_num_threads(), sys.modules.get("cv2")
+    torch.set_num_threads(1)
+    if opencv:
+        opencv.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if opencv:
+            opencv.setNumThreads(-1)
+
+
+def transform_rows(video: str, args: Any) -> list[dict[str, Any]]:
+    """Milliseconds from 32 decoded frames to the input of a test, in one thread, as a worker has it."""
+    with open_video(video) as reader:
+        frames = reader.get(np.arange(32))
+    pipelines = {name: pipeline for name, pipeline in available_pipelines(32, 2).items() if name != FAST}
+    inputs = {name: pipeline.test_clip(frames) for name, pipeline in pipelines.items()}
+    steps = {name: lambda pipeline=pipeline: pipeline.test_clip(frames) for name, pipeline in pipelines.items()}
+    with one_thread():
+        timings = interleave(steps, rounds=args.rounds)
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    print(f"\nTransform, 32 decoded frames of {Path(video).stem} ({size}): short side 256, centre of 224, normalised")
+    best = min((timing.median for name, timing in timings.items() if name != OURS), default=None)
     rows = []
-    print(f"\nDataLoader, clips of 8 x 8 frames of {path.stem}, cropped and resized to 224, batches of 4")
-    for backend in ("cv2", "decoder"):
-        config = {"num_frames": 8, "stride": 8, "clips": 1, "size": 224, "resize_backend": backend}
-        for workers in args.workers:
-            data = Dataset(name="bench", root=path.parent, split="train", samples=samples, class_names=["a"])
-            clips = TrainingClips(data, create_transform(is_training=True, **config))
-            rate = loader_speed(clips, workers)
-            rows.append(
-                {"video": path.stem, "access": "DataLoader", "reader": f"{OURS}, resize_backend={backend}"}
-                | {"workers": workers, "clips_per_s": round(rate, 2)}
-            )
-            print(f"  {workers} workers, resize_backend={backend!r}: {rate:.1f} clips/s", flush=True)
+    for name, timing in timings.items():
+        apart = relative_difference(inputs[name], inputs[OURS])
+        rows.append(
+            {"video": Path(video).stem, "size": size, "access": "transform", "reader": name, "rounds": args.rounds}
+            | {"median_ms": round(1e3 * timing.median, 2), "best_ms": round(1e3 * timing.best, 2)}
+            | {"spread": round(timing.spread, 3), "ratio": round(best / timing.median, 3) if best else ""}
+            | {"difference": "" if name == OURS else f"{apart:.1e}"}
+        )
+        factor = f"{best / timing.median:6.2f} x the fastest other's speed" if best else ""
+        print(f"  {name:<34}{1e3 * timing.median:9.1f} ms{factor}   differs from ours by {apart:.1e}", flush=True)
     return rows
 
 
-def loader_speed(clips: TrainingClips, workers: int) -> float:
-    """Clips a second after the first batch, which pays for the start of the workers."""
-    batches = iter(training_loader(clips, ClipBatches(clips.dataset, 4), workers))
-    next(batches)
-    start, count = time.perf_counter(), 0
-    for batch in batches:
-        count += len(batch)
-    return count / (time.perf_counter() - start)
+def loader_rows(video: str, args: Any) -> list[dict[str, Any]]:
+    """Clips a second that a DataLoader gives, ready for the network, against the number of workers."""
+    print(f"\nDataLoader, clips of 8 x 8 frames of {Path(video).stem}, cropped and resized to 224, batches of 4")
+    pipelines = {name: pipeline for name, pipeline in available_pipelines(8, 8).items() if reads_videos(type(pipeline))}
+    rows = []
+    for workers in args.workers:
+        steps = {name: drain(pipeline, video, args.clips, workers) for name, pipeline in pipelines.items()}
+        timings = interleave(steps, rounds=args.rounds)
+        best = min((timing.median for name, timing in timings.items() if name not in (OURS, FAST)), default=None)
+        for name, timing in timings.items():
+            ratio = round(best / timing.median, 3) if best else ""
+            rows.append(
+                {"video": Path(video).stem, "access": "DataLoader", "reader": name, "workers": workers}
+                | {"clips_per_s": round(args.clips / timing.median, 2), "spread": round(timing.spread, 3)}
+                | {"ratio": ratio, "rounds": args.rounds}
+            )
+            factor = f"{ratio:6.2f} x the fastest other" if best else ""
+            print(f"  {workers} workers, {name:<34}{args.clips / timing.median:7.1f} clips/s{factor}", flush=True)
+    return rows
+
+
+def drain(pipeline: Pipeline, video: str, clips: int, workers: int) -> Callable[[], None]:
+    """A step that reads all clips once; the first call starts the workers."""
+    loader = training_loader(pipeline, video, clips, 4, workers)
+
+    def step() -> None:
+        for batch in loader:
+            pipeline.network_input(batch)
+
+    return step
 
 
 if __name__ == "__main__":

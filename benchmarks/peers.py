@@ -45,6 +45,8 @@ def load_peer(name: str) -> types.ModuleType:
         warnings.simplefilter("ignore")
         if name == "mmaction2":
             _repair_mmaction()
+        if name == "pytorchvideo":
+            _repair_pytorchvideo()
         return importlib.import_module(MODULES[name])
 
 
@@ -57,6 +59,13 @@ def _repair_mmaction() -> None:
     _stub("mmaction.models.multimodal")
     _stub("mmaction.models.localizers.drn")
     _stub("mmaction.models.localizers.drn.drn").DRN = None
+
+
+def _repair_pytorchvideo() -> None:
+    """The transforms of pytorchvideo 0.1.5 import a module of torchvision under the name that it had before 0.17."""
+    old = "torchvision.transforms.functional_tensor"
+    if old not in sys.modules:
+        sys.modules[old] = importlib.import_module("torchvision.transforms._functional_tensor")
 
 
 def _stub(name: str) -> types.ModuleType:

@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py                                     # inference of all cases, batch 1
     python benchmarks/speed.py x3d_m slowfast_r50 --bench train --batch-size 1 2 --rounds 7
+    python benchmarks/speed.py x3d_m --bench train-data --batch-size 2 --workers 1    # with reading, waiting included
     python benchmarks/speed.py --bench memory-infer memory-train --batch-size 1 8     # each network in a fresh process
     python benchmarks/speed.py --device cuda --batch-size 8 --bench infer train memory-train
 
@@ -18,6 +19,7 @@ import csv
 import fnmatch
 import gc
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -27,11 +29,14 @@ from typing import Any
 
 import peers
 import torch
+from data import make_video
+from pipelines import PIPELINES, reads_videos, training_loader
 from speed_report import speed_report
 from torch import nn
 
 import videozoo
 from videozoo.benchmark import (
+    Timing,
     in_fresh_process,
     inference_step,
     interleave,
@@ -138,6 +143,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="DEVICE")
     add("--tf32", action="store_true", help="let float32 products of a GPU round to TF32, for all libraries")
     add("--no-bf16", dest="bf16", action="store_false", help="leave out the rows in bf16")
+    add("--video", type=Path, metavar="FILE", help="that train-data reads (default: one of 340x256 made for it)")
+    add("--workers", type=int, default=1, metavar="N", help="reading processes of train-data (default 1)")
+    add("--iterations", type=int, default=8, metavar="N", help="training steps of one timing of train-data (default 8)")
     add("--out", type=Path, default=Path("speed"), metavar="FILE", help="without suffix (default speed)")
     return parser.parse_args(argv)
 
@@ -257,16 +265,55 @@ def measure_time(name: str, batch: int, args: argparse.Namespace, missing: Any, 
         steps[library, precision] = (training_step if bench == "train" else inference_step)(model, (clip,))
         rows[library, precision] = {"difference": difference, "agrees": agrees}
     timings = interleave(steps, args.device, rounds=args.rounds)
-    best = min((t.median for (library, _), t in timings.items() if library in by_library), default=None)
-    common = {"case": name, "bench": bench, "batch": batch, "input": f"3x{case.frames}x{case.size}x{case.size}"}
+    rows = {key: row | {"gmacs": round(gmacs, 2)} for key, row in rows.items()}
+    return rows_of_times(name, bench, batch, args, timings, rows)
+
+
+def rows_of_times(
+    name: str, bench: str, batch: int, args: argparse.Namespace, timings: dict[Any, Timing], more: dict[Any, Any]
+) -> list[dict[str, Any]]:
+    """Rows of steps by (library, precision), with the factor against the fastest other library, and more facts."""
+    best = min((t.median for (library, _), t in timings.items() if library in peers.MODULES), default=None)
     return [
-        common
-        | {"library": library, "precision": precision, "entry": case.peers[0].entry, "gmacs": round(gmacs, 2)}
+        facts_of_case(name, bench, batch)
+        | {"library": library, "precision": precision, "rounds": args.rounds}
         | {"median_ms": round(1e3 * t.median, 2), "best_ms": round(1e3 * t.best, 2), "spread": round(t.spread, 3)}
         | {"clips_per_s": round(batch / t.median, 3), "ratio": round(best / t.median, 3) if best else None}
-        | {"rounds": args.rounds, "peak_mib": None, **rows[library, precision]}
+        | more.get((library, precision), {})
         for (library, precision), t in timings.items()
     ]
+
+
+def facts_of_case(name: str, bench: str, batch: int) -> dict[str, Any]:
+    """A row with what all libraries share."""
+    case = CASES[name]
+    facts = {"case": name, "bench": bench, "batch": batch, "entry": case.peers[0].entry, "agrees": ""}
+    return {**dict.fromkeys(COLUMNS), **facts, "input": f"3x{case.frames}x{case.size}x{case.size}"}
+
+
+def measure_training_with_data(name: str, batch: int, args: argparse.Namespace, missing: Any) -> list[dict[str, Any]]:
+    """Rows of training steps that wait for their clips, which each library reads in its own way."""
+    case, steps = CASES[name], {}
+    with tempfile.TemporaryDirectory() as folder:
+        video = args.video or make_video(Path(folder) / "film.mp4", 340, 256, 300)
+        for library, precision, build in variants(case, "train", args, missing):
+            pipeline_of = PIPELINES[library.split()[0]]
+            if not reads_videos(pipeline_of):
+                continue
+            pipeline, model = pipeline_of(case.frames, 2, case.size), _without_dropout(build())
+            clip = _input(model, _clip(case, batch, args.device), library, precision)
+            loader = training_loader(pipeline, str(video), batch * args.iterations, batch, args.workers)
+            train = training_step(model, (clip,))
+
+            def epoch(clip: Any = clip, train: Any = train, pipeline: Any = pipeline, loader: Any = loader) -> None:
+                for clips in loader:
+                    clip.copy_(pipeline.network_input(clips, args.device))
+                    train()
+
+            steps[library, precision] = epoch
+        epochs = interleave(steps, args.device, rounds=args.rounds)
+    timings = {key: Timing(tuple(s / args.iterations for s in epoch.seconds)) for key, epoch in epochs.items()}
+    return rows_of_times(name, "train-data", batch, args, timings, {})
 
 
 def measure_memory(name: str, batch: int, args: argparse.Namespace, missing: Any, bench: str) -> list[dict[str, Any]]:
@@ -276,10 +323,9 @@ def measure_memory(name: str, batch: int, args: argparse.Namespace, missing: Any
         key = (name, batch, bench, library, precision, args)
         found[library, precision] = in_fresh_process(_peak, *key) / 2**20
     best = min((v for (library, _), v in found.items() if not library.startswith(OURS)), default=None)
-    common = {"case": name, "bench": f"memory-{bench}", "batch": batch}
-    common |= {"input": f"3x{case.frames}x{case.size}x{case.size}", "entry": case.peers[0].entry, "agrees": ""}
     return [
-        {**dict.fromkeys(COLUMNS), **common, "library": library, "precision": precision}
+        facts_of_case(name, f"memory-{bench}", batch)
+        | {"library": library, "precision": precision}
         | {"peak_mib": round(mib, 1), "ratio": round(best / mib, 3) if best else None}
         for (library, precision), mib in found.items()
     ]
@@ -303,6 +349,7 @@ def _peak(name: str, batch: int, bench: str, library: str, precision: str, args:
 MEASURE = {
     "infer": partial(measure_time, bench="infer"),
     "train": partial(measure_time, bench="train"),
+    "train-data": measure_training_with_data,
     "memory-infer": partial(measure_memory, bench="infer"),
     "memory-train": partial(measure_memory, bench="train"),
 }

@@ -252,15 +252,32 @@ def test_speed_of_a_network_that_gives_other_numbers_is_an_error(kind, tmp_path,
     assert "WRONG OUTPUT" in (tmp_path / "speed.html").read_text()
 
 
+def test_speed_of_training_with_reading(tmp_path, script, capsys):
+    speed, data, out = script("speed"), script("data"), tmp_path / "speed"
+    video = data.make_video(tmp_path / "a.mp4", 64, 48, 40)
+    options = ["test", "--bench", "train", "train-data", "--device", "cpu", "--rounds", "1", "--batch-size", "2"]
+    small = ["--video", str(video), "--iterations", "2", "--workers", "0", "--out", str(out)]
+    assert speed.main([*options, *small]) == 0
+    rows = list(csv.DictReader(out.with_suffix(".csv").open()))
+    found = {(row["bench"], row["library"]): row for row in rows}
+    reading = found["train-data", "videozoo"]
+    assert float(reading["clips_per_s"]) == pytest.approx(2000 / float(reading["median_ms"]), rel=0.01)
+    assert ("train", "torchvision") in found, "torchvision trains"
+    assert ("train-data", "torchvision") not in found, "and reads no videos"
+
+
 def test_reading_beside_plain_decoding(tmp_path, script, capsys):
     data, out = script("data"), tmp_path / "data.csv"
     video = data.make_video(tmp_path / "a.mp4", 64, 48, 40)
     options = ["--videos", str(video), "--rounds", "1", "--workers", "0", "--clips", "8", "--out", str(out)]
     assert data.main(options) == 0
     rows = list(csv.DictReader(out.open()))
-    ours = [row for row in rows if row["reader"].startswith("videozoo") and row["access"] != "DataLoader"]
+    ours = [row for row in rows if row["reader"].startswith("videozoo") and row["frames_equal"]]
     assert len(ours) == 12 and {row["frames_equal"] for row in ours} == {"yes", "scaled"}
-    assert [float(row["clips_per_s"]) > 0 for row in rows if row["access"] == "DataLoader"] == [True, True]
+    loaders = {row["reader"]: float(row["clips_per_s"]) for row in rows if row["access"] == "DataLoader"}
+    assert {"videozoo", "videozoo, resize_backend=decoder"} <= loaders.keys() and min(loaders.values()) > 0
+    transforms = {row["reader"]: row for row in rows if row["access"] == "transform"}
+    assert float(transforms["videozoo"]["median_ms"]) > 0 and "torchvision" in transforms
 
 
 def test_seconds_an_iteration_beside_the_published_ones(tmp_path, script, capsys):
