@@ -29,21 +29,6 @@ def checkpoint(tmp_path_factory):
     return parity.write_checkpoint(parity.read_case(CASE)[0], tmp_path_factory.mktemp("weights") / "published.pth")
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs the command line in this process: exit code, stdout and stderr."""
-
-    def run(*argv):
-        try:
-            code = cli.main([str(arg) for arg in argv])
-        except SystemExit as leaving:
-            code = leaving.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 # Usage ---------------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +84,24 @@ def test_predict_prints_what_predict_returns(run, checkpoint):
     assert f"{VIDEO}  (340x256, 24 frames, 0.9 s)" in out
     assert "tsm_mobilenetv2_f8_k400.mma0_dense: 8 frames, centre crop of 256" in out
     assert "random" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "bound"), [(["--optimize"], None, 1e-5), (["--dtype", "bf16"], torch.bfloat16, 0.05)]
+)
+def test_predict_with_an_optimized_model(run, checkpoint, monkeypatch, options, dtype, bound):
+    """The same answers but for rounding, by a model that has gone through optimize."""
+    optimize, asked = videozoo.optimize, []
+    monkeypatch.setattr(videozoo, "optimize", lambda model, dtype: asked.append(dtype) or optimize(model, dtype))
+    shared = ["predict", VIDEO, *QUICK, "--checkpoint", checkpoint, "--json"]
+    (plain, fast) = (json.loads(run(*shared, *more)[1]) for more in ([], options))
+    assert asked == [dtype]
+    wanted, found = ({row["label"]: row["probability"] for row in one["predictions"]} for one in (plain, fast))
+    assert found.keys() & wanted.keys() and next(iter(found)) == next(iter(wanted))
+    assert [found[label] for label in found.keys() & wanted.keys()] == pytest.approx(
+        [wanted[label] for label in found.keys() & wanted.keys()], rel=bound
+    )
+    assert fast["weights"] == plain["weights"] and fast["trained"]
 
 
 def test_predict_json_of_one_and_of_several_videos(run, checkpoint):

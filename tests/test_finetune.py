@@ -12,6 +12,7 @@ from PIL import Image
 import videozoo
 from videozoo.data.datasets import load_dataset
 from videozoo.data.folders import load_folder
+from videozoo.models import recognizer
 from videozoo.models.r2plus1d import full_block
 from videozoo.models.resnet2d import ResNet2d, plain_block
 from videozoo.models.resnet3d import ResNet3d, Stem, stage_kernels
@@ -353,6 +354,31 @@ def test_seeds(seed, same, data, tmp_path):
     assert (one.history[0]["loss"] == two.history[0]["loss"]) == same
     if same:
         assert_same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_checkpointing_of_blocks_learns_the_same(data, tmp_path, monkeypatch):
+    seen = []
+    block = recognizer.checkpoint_block
+    monkeypatch.setattr(recognizer, "checkpoint_block", lambda *args: seen.append(args) or block(*args))
+    plain = train_on(data, tmp_path / "plain", settings(epochs=1))
+    assert not seen
+    saving = train_on(data, tmp_path / "saving", settings(epochs=1, grad_checkpointing=True))
+    assert seen, "blocks are computed again in the backward pass"
+    assert saving.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-5)
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "saving")
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_layout_of_the_clips(data, tmp_path):
+    """Where the setting asks for it, as on a CPU always, clips enter the network with their channels last."""
+    config = settings(epochs=1, channels_last=True)
+    train, val = data
+    model = new_model(train, config)
+    clip = torch.empty(2, 3, 8, 16, 16, device="meta")
+    assert not model.prepare_input(clip).is_contiguous(memory_format=torch.channels_last_3d)
+    finetune(model, train, val, tmp_path, config, device="cpu")
+    assert model.prepare_input(clip).is_contiguous(memory_format=torch.channels_last_3d)
 
 
 # Data ----------------------------------------------------------------------------------------------------------------

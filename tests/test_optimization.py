@@ -1,6 +1,10 @@
 """optimize changes how fast a model is, not what it says; deoptimize leaves no trace."""
 
 import copy
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from test_models import ONE_OF_EACH_FAMILY, create, randomise, small_clips
 from torch import nn
 
 import videozoo
+from videozoo import utils
 from videozoo.layers import Conv3d, MaxPoolPairs
 from videozoo.models.recognizer import Recognizer
 
@@ -210,3 +215,35 @@ def test_convolution_in_two_dimensions_is_the_one_in_three(kernel, stride, layou
 def test_pairs_of_frames_are_pooled(frames):
     clips = torch.randn(2, 3, frames, 4, 5)
     assert torch.equal(MaxPoolPairs()(clips), nn.MaxPool3d((2, 1, 1), (2, 1, 1))(clips))
+
+
+# Memory of the process -----------------------------------------------------------------------------------------------
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from videozoo.utils import tune_cpu
+if sys.argv[1] == "tuned":
+    print(tune_cpu(), file=sys.stderr)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**26, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_tune_cpu_keeps_the_memory_of_large_tensors():
+    """Pages are asked of the system once, not once for every tensor."""
+    faults = {}
+    for kind in ("plain", "tuned"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, kind], capture_output=True, text=True, check=True)
+        faults[kind] = int(done.stdout)
+    assert done.stderr.strip() == "True"
+    assert faults["tuned"] < faults["plain"] / 5
+
+
+def test_tune_cpu_elsewhere_does_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    assert utils.tune_cpu() is False and "THP_MEM_ALLOC_ENABLE" not in os.environ
