@@ -173,16 +173,15 @@ class PyAVReader(BaseReader):
         return (packet for packet in self._packets if packet is not None)
 
     def _first_frame(self) -> Any:
-        """A frame from the beginning, at the price of one packet (more where an edit list hides the first ones)."""
+        """The first frame that decodes; reading goes on from there, so that its packets are not decoded twice."""
         self._seek(self._index.keys[0])
-        frames = []
         for packet in self._packets:
-            frames += self._decode(packet)
-            if packet is None or not packet.is_discard:
-                break
-        frames += self._decode(None)
-        self._position = None  # the decoder is drained
-        return next(iter(frames), None)
+            self._position = None if packet is None else self._position + 1
+            frames = self._decode(packet)
+            self._gone.update(frame.pts for frame in frames)
+            if frames:
+                return frames[0]
+        return None
 
     def _count_by_decoding(self) -> Any:
         """Fall back to reading in order from the start, and find out how many frames that gives; returns the first."""
