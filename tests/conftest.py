@@ -1,8 +1,14 @@
-"""Fixtures of several files."""
+"""Fixtures of several files, and the threads of tests that run in several processes."""
 
-import pytest
+import os
 
-from videozoo.cli import main
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes share the cores; torch reads this when it is imported
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
+import pytest  # noqa: E402
+
+from videozoo.cli import main  # noqa: E402
 
 
 @pytest.fixture

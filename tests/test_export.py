@@ -10,6 +10,7 @@ from torch import nn
 import videozoo
 from videozoo import export, registry
 from videozoo.export import example_inputs, export_model, named_outputs, trace
+from videozoo.models.bmn import BMN
 from videozoo.publishing.golden import deviation
 
 # One network of each family, with the shape of a small input; those that cost least.
@@ -146,6 +147,15 @@ def test_a_localiser_has_named_outputs(tmp_path):
     agree(run_onnx(done.path, {"features": features})[0], {k: v.detach() for k, v in model(features)._asdict().items()})
 
 
+def test_sums_of_samples_in_onnx(tmp_path):
+    """BMN adds up samples by an operation that ONNX has not."""
+    torch.manual_seed(0)
+    model = BMN(in_chans=8, num_frames=10, hidden=8, points=4).eval()
+    export_model(model, tmp_path / "bmn.onnx", shape=(8, 10))
+    features = torch.randn(4, 8, 10)
+    agree(run_onnx(tmp_path / "bmn.onnx", {"features": features})[0], model(features)._asdict())
+
+
 def test_a_model_without_classifier_gives_features(tmp_path):
     model = create("tsn_r18w16_8x4", num_classes=0)
     assert export_model(model, tmp_path / "features.pt2", "torch_export", shape=TINY).facts["outputs"] == ["features"]
@@ -188,9 +198,16 @@ def test_a_file_whose_outputs_differ_is_not_kept(small, tmp_path, monkeypatch):
     assert path.read_bytes() == b"the one before" and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_onnxruntime_cannot_run_is_said_and_not_written(tmp_path):
-    with pytest.raises(ValueError, match="onnxruntime cannot run this network, so use 'torch_export'"):
-        export_model(create("bmn"), tmp_path / "bmn.onnx")
+def test_what_onnxruntime_cannot_run_is_said_and_not_written(small, tmp_path, monkeypatch):
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
+
+    def refuse(*args, **kwargs):
+        raise InvalidGraph("this is an invalid model")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ValueError, match="onnxruntime cannot run this network, so use 'torch_export': this is an"):
+        export_model(small, tmp_path / "small.onnx", shape=TINY)
     assert not list(tmp_path.iterdir())
 
 

@@ -32,6 +32,7 @@ SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "aoti": ".pt2"}
 FACTS = "videozoo.json"  # name of the facts in an archive of torch.export
 TOLERANCE = 1e-3  # largest difference over the largest value: other libraries add in another order
 TRACED, CHECKED = 2, (1, 3)  # clips in a batch
+EMBEDDING_BAG = torch.ops.aten.embedding_bag.padding_idx
 CLIPS = {3: "features", 4: "spectrograms", 5: "clips"}  # what the first input is called, by its dimensions
 
 Inputs = dict[str, torch.Tensor]
@@ -231,11 +232,33 @@ def _write_onnx(program: ExportedProgram, facts: dict[str, Any], path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the exporter's own code
         try:
+            if any(node.target is EMBEDDING_BAG for node in program.graph.nodes):
+                program = program.run_decompositions({EMBEDDING_BAG: _embedding_bag})
             onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
         except torch.onnx.errors.OnnxExporterError as error:
             raise ValueError(f"{facts['architecture']} has no form in ONNX ({error}): use 'torch_export'") from error
     onnx.model.metadata_props["videozoo"] = json.dumps(facts)
     onnx.save(path, external_data=False)
+
+
+def _embedding_bag(
+    weight: torch.Tensor,
+    index: torch.Tensor,
+    offsets: torch.Tensor,
+    scale_grad_by_freq: bool,
+    mode: int,
+    sparse: bool,
+    share: torch.Tensor | None,
+    *_: Any,
+) -> tuple[torch.Tensor, ...]:
+    """Weighted sums of rows (``F.embedding_bag`` as BMN calls it) by operations that ONNX has."""
+    if mode != 0 or share is None:
+        return NotImplemented
+    count = len(index)
+    begins = torch.zeros(count + 1, dtype=torch.int64).index_put((offsets,), torch.ones_like(offsets), accumulate=True)
+    bag = begins.cumsum(0)[:count] - 1  # that each row belongs to
+    sums = weight.new_zeros(len(offsets), weight.shape[1])
+    return sums.index_put((bag,), weight[index] * share[:, None], accumulate=True), bag, bag, bag
 
 
 def _read_onnx(path: Path) -> Run:
