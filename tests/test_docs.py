@@ -1,7 +1,8 @@
 """Every snippet of README and documentation runs, and what is generated in them follows from the catalog.
 
 ``python`` blocks are executed, all of a page in one namespace; ``shell`` blocks go through the command line in this
-process. ``console`` blocks are for what cannot run here: of their commands the options are checked. ``text`` is output.
+process, what torchrun or accelerate would start several times but once; test_publishing.py runs those of publishing.md.
+``console`` blocks are for what cannot run here: of their commands the options are checked. ``text`` is output.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -28,8 +30,11 @@ PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT
 RUN = {"python", "shell"}
 READ = {"toml", "json"}  # parsed
 NOT_RUN = {"console", "text"}  # commands that need what is not here, see test_commands_that_cannot_run_here; output
+ELSEWHERE = {"publishing.md"}  # whose blocks test_publishing.py runs
 OTHER_LIBRARIES = {"MMAction2", "PySlowFast", "PyTorchVideo", "torchvision"}  # titles of python blocks, not run
-PROGRAMS = {"python", "videozoo", "torchrun", "accelerate", "git", "cd", "mkdocs"}  # of console blocks
+LAUNCHERS = {"torchrun", "accelerate"}  # of several processes
+ABSENT = {"--webcam", "--follow", "aoti"}  # words of console blocks: a camera, a stream, minutes of a compiler
+PROGRAMS = {"python", "videozoo", "git", "cd", "mkdocs"}  # of console blocks
 FENCE = re.compile(r'^```(\w*) *(?:title="(.*?)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -58,6 +63,10 @@ def commands(snippet: Snippet) -> list[list[str]]:
     return [row for row in words if row]
 
 
+def pages_that_run() -> list[Path]:
+    return [page for page in PAGES if page.name not in ELSEWHERE and any(s.runs for s in snippets(page))]
+
+
 def command_parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of every command: ``predict``, ..., ``data prepare``."""
     found, pending = {}, [("", cli._parser())]
@@ -72,14 +81,43 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
 def run_command(words: list[str]) -> None:
     """A line of a ``shell`` block; pip was here before the tests were."""
     if words[:4] == ["python", "-m", "pip", "install"]:
+        check_extras(words)
         return
+    if words[0] in LAUNCHERS:
+        words = words[words.index("videozoo") :]
     if words[0] == "videozoo":
         is_audit = words[1:3] == ["data", "audit"]  # which finds that most of the data set is not there
-        assert cli.main(words[1:]) == is_audit
+        assert cli.main(words[1:]) == is_audit, words
         return
     assert words[0] == "python", words
+    if words[1].startswith("benchmarks/"):
+        assert run_benchmark(words[1:]) == 0, words
+        return
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *words[1:]], check=True, env=env)
+
+
+def check_extras(words: list[str]) -> None:
+    """Those that pip is told to install exist."""
+    known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
+        assert known.issuperset(extras.split(",")), words
+
+
+def run_benchmark(words: list[str]) -> int:
+    """A script and the commands that it starts, all in this process; of the entries of a pattern the first alone."""
+
+    def start(command, **_):
+        assert command[1:3] == ["-m", "videozoo"], command
+        return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
+
+    find = videozoo.list_models
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", words)
+        patch.setattr(subprocess, "run", start)
+        patch.setattr(videozoo, "list_models", lambda *args, **kwargs: find(*args, **kwargs)[:1])
+        runpy.run_path(words[0], run_name="__main__")
+    return end.value.code
 
 
 # Snippets ------------------------------------------------------------------------------------------------------------
@@ -93,7 +131,7 @@ def test_blocks_are_of_known_kinds():
             assert not snippet.title or snippet.title in OTHER_LIBRARIES or snippet.title.startswith("examples/"), where
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(s.runs for s in snippets(p))], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages_that_run(), ids=lambda page: page.stem)
 def test_snippets_run(page, world, published, tmp_path, monkeypatch, capsys):  # noqa: F811
     shutil.copytree(world, tmp_path / "here", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
@@ -111,15 +149,14 @@ def test_snippets_run(page, world, published, tmp_path, monkeypatch, capsys):  #
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_that_cannot_run_here(page):
     parsers = command_parsers()
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for words in (w for s in snippets(page) if s.kind == "console" for w in commands(s)):
         assert words[0] in PROGRAMS, words
-        for extra in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
-            assert set(extra.split(",")) <= set(extras), words
+        check_extras(words)
         for script in (word for word in words if word.endswith(".py")):
             assert (ROOT / script).is_file(), words
-        if words[0] in ("videozoo", "torchrun", "accelerate"):
-            parsers[""].parse_args(words[words.index("videozoo") + 1 :])  # wrong usage exits
+        if words[0] == "videozoo":
+            assert ABSENT.intersection(words), f"{page.name}: {words} can run here, in a shell block"
+            parsers[""].parse_args(words[1:])  # wrong usage exits
 
 
 def test_other_blocks_are_well_formed():

@@ -22,6 +22,7 @@ import torch
 from parity import read_case, state_dict
 from safetensors.torch import load, save
 from servers import FileServer, HubServer
+from test_docs import commands, snippets
 
 import videozoo
 from videozoo import catalog, hub, registry
@@ -30,6 +31,7 @@ from videozoo.publishing import golden, pin
 from videozoo.publishing.golden import GoldenError
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "pages" / "publishing.md"
 SMALL = "sampling = { frames = 8, stride = 4 }\ntest = { size = 32 }\n"
 ENTRIES = {  # name.tag -> architecture, arguments, further lines of the table
     "tsn_r18w16_8x4_ucf101.vz": ("tsn_r18w16_8x4", {}, SMALL),
@@ -53,7 +55,7 @@ CASES = {  # published in MMAction2's form
     "tsm_mobilenetv2_f8_k400.mma0": "mma012_tsm_mobilenetv2_dense_1x1x8_100e_kinetics400_rgb",
     "bsn_pem_anet.mma0": "mma012_bsn_pem_400x100_1x16_20e_activitynet_feature",
 }
-LATE, REFUSED = "tsm_r18w16_8x4_hmdb51.vz", "tsn_r18w16_8x4_ucf101.vz_nd"
+LATE, REFUSED = "tsm_mobilenetv2_f8_k400.mma0", "tsn_r18w16_8x4_ucf101.vz_nd"
 TEN = [name for name in ENTRIES if name != REFUSED]
 
 
@@ -86,7 +88,7 @@ def table_row(name, url):
 class Place:
     """A checkout with a catalog of its own, a Hub and a file server; commands that see no others."""
 
-    def __init__(self, folder, hub_server, file_server):
+    def __init__(self, folder, hub_server, file_server, names=tuple(ENTRIES)):
         self.folder, self.hub, self.files = folder, hub_server, file_server
         ignored = shutil.ignore_patterns("__pycache__", "weights")
         shutil.copytree(ROOT / "videozoo", folder / "checkout" / "videozoo", ignore=ignored)
@@ -94,7 +96,7 @@ class Place:
         for path in catalog.table_files():
             (self.tables / path.name).unlink()
         texts = {}
-        for seed, name in enumerate(ENTRIES):
+        for seed, name in enumerate(names):
             content = published_file(name, seed)
             path = f"/{name.replace('.', '_')}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
             self.files.files[path] = content
@@ -156,6 +158,7 @@ def published(place):
     results["first"] = place.run("push", "*", "--org", "acme", "--yes", "--private")
     place.files.files[path] = content
     results["between"] = place.commits("acme")
+    results["second rehearsal"] = place.run("push", "*", "--org", "acme")
     results["second"] = place.run("push", "*", "--org", "acme", "--yes", "--private")
     place.results = results
     return place
@@ -195,6 +198,13 @@ def test_push_goes_on_after_a_failure_and_leaves_out_what_is_up_to_date(publishe
     assert published.commits("acme") == dict.fromkeys(TEN, 1)  # one commit each
     assert all(published.hub.repos[f"acme/{name}"]["private"] for name in TEN)
     assert not list((published.folder / "home" / "videozoo").glob("*/*"))  # nothing is left over
+
+
+def test_the_rehearsal_of_the_documentation_is_what_is_printed(published):
+    _, output, errors = published.results["second rehearsal"]
+    shown = next(snippet.code for snippet in snippets(PAGE) if snippet.kind == "text")
+    lines = [line.removesuffix("...") for line in shown.splitlines()]
+    assert len(lines) > 4 and all(line in output + errors for line in lines)
 
 
 def test_a_repository_has_weights_config_card_and_golden_file(published):
@@ -376,6 +386,24 @@ def test_a_folder_is_published_with_its_own_card(place, tmp_path):
     assert place.hub.commits[place.hub.repos["me/moves"]["branches"]["refs/pr/1"][-1]]["README.md"] == b"My card"
     code, output, errors = place.run("verify", "hf-hub:me/moves", name, home="own")
     assert code == 1 and "hf-hub:me/moves: as published" in output and "golden.safetensors does not exist" in errors
+
+
+# The documentation ---------------------------------------------------------------------------------------------------
+
+
+def test_commands_of_the_documentation_run_one_after_the_other(tmp_path):
+    names = ("tsn_r18w16_8x4_ucf101.vz", "tsn_r18w16_8x4_ucf101.vz_in1k", "mc3_r18w16_8x4_jester.vz")  # none is refused
+    with HubServer() as hub_server, FileServer() as files:
+        place = Place(tmp_path, hub_server, files, names)
+        model = videozoo.create_model("mc3_r18w16_8x4", num_classes=2)
+        videozoo.save_pretrained(model, tmp_path / "checkout" / "runs" / "moves", labels=["left", "right"])
+        lines = [words for snippet in snippets(PAGE) if snippet.kind == "shell" for words in commands(snippet)]
+        assert {words[1] for words in lines} == {"push", "pin", "download", "verify"}
+        for words in lines:
+            code, output, errors = place.run(*words[1:])
+            assert words[0] == "videozoo" and code == 0, f"{words}\n{output}{errors}"
+        assert place.commits("acme") == dict.fromkeys(names, 1) and place.commits("me") == {"moves": 1}
+        assert "revision = " in (place.tables / "tsn.toml").read_text()
 
 
 # Without the Hub -----------------------------------------------------------------------------------------------------
