@@ -47,6 +47,7 @@ from videozoo.benchmark import (
 )
 from videozoo.evaluation.report import write_page
 from videozoo.evaluation.result import csv_text
+from videozoo.layers import channels_last, weights_channels_last
 from videozoo.machine import describe_machine, known_trouble, machine_facts
 
 BOUNDS = {"float32": 1e-4, "bf16": 5e-2}  # largest difference of logits, relative to the largest logit
@@ -204,9 +205,8 @@ def _optimized(ours: Callable[[], nn.Module], dtype: torch.dtype | None) -> nn.M
 
 
 def _channels_last(ours: Callable[[], nn.Module]) -> nn.Module:
-    model = ours()
-    is_2d = not any(isinstance(module, nn.Conv3d) for module in model.modules())
-    return model.to(memory_format=torch.channels_last if is_2d else torch.channels_last_3d)
+    """As `videozoo finetune` trains on a CPU."""
+    return weights_channels_last(ours())
 
 
 def _without_dropout(model: nn.Module) -> nn.Module:
@@ -219,7 +219,7 @@ def _without_dropout(model: nn.Module) -> nn.Module:
 
 def _input(model: nn.Module, x: torch.Tensor, library: str, precision: str) -> torch.Tensor:
     if library.endswith("channels-last"):
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = channels_last(x)
     return x.bfloat16() if precision == "bf16" else x
 
 

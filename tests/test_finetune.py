@@ -379,6 +379,7 @@ def test_layout_of_the_clips(data, tmp_path):
     assert not model.prepare_input(clip).is_contiguous(memory_format=torch.channels_last_3d)
     finetune(model, train, val, tmp_path, config, device="cpu")
     assert model.prepare_input(clip).is_contiguous(memory_format=torch.channels_last_3d)
+    assert model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 # Data ----------------------------------------------------------------------------------------------------------------

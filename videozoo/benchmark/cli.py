@@ -138,6 +138,7 @@ def _step(args: argparse.Namespace, kind: str, model: Any, inputs: tuple[Any, ..
     """What is timed: ``model`` with the options put to it (in place)."""
     import torch
 
+    from ..layers import channels_last, weights_channels_last
     from .measure import DTYPES as TYPES
     from .measure import inference_step, training_step
 
@@ -148,10 +149,8 @@ def _step(args: argparse.Namespace, kind: str, model: Any, inputs: tuple[Any, ..
     model = model.to(TYPES[args.dtype])
     x = inputs[0].to(TYPES[args.dtype])
     if args.channels_last:
-        layout = {5: torch.channels_last_3d, 4: torch.channels_last}
-        for tensor in [*model.parameters(), x]:
-            if tensor.ndim in layout:
-                tensor.data = tensor.data.contiguous(memory_format=layout[tensor.ndim])
+        weights_channels_last(model)
+        x = channels_last(x) if x.ndim in (4, 5) else x
     run = torch.compile(model) if args.torchcompile else model
     if kind == "infer":
         return inference_step(run, (x, *inputs[1:]), amp_dtype=args.amp_dtype)

@@ -84,3 +84,11 @@ class Conv3d(nn.Conv3d):
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """Clips or pictures with the channels of a pixel side by side in memory; shape and values stay."""
     return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+
+
+def weights_channels_last(model: nn.Module) -> nn.Module:
+    """Put the weights of all convolutions, in place, into the layout that ``channels_last`` gives clips."""
+    for parameter in model.parameters():
+        if parameter.ndim in (4, 5):
+            parameter.data = channels_last(parameter.data)
+    return model

@@ -113,7 +113,7 @@ class TrainConfig:
 
     precision: str = setting("no", "autocast: no, bf16 or fp16")
     compile: bool = setting(False, "torch.compile the network")
-    channels_last: bool = setting(False, "clips in channels-last layout on a GPU too, as they are on a CPU")
+    channels_last: bool = setting(False, "clips and weights in channels-last layout on a GPU too, as they are on a CPU")
     grad_checkpointing: bool = setting(
         False, "compute the activations of each block again in the backward pass: less memory, more time"
     )

@@ -24,6 +24,7 @@ from ..data.datasets import Dataset
 from ..evaluation.recognition import UNREADABLE, check_modality, reason_of, video_labels
 from ..evaluation.result import OWN_VALIDATION
 from ..hub import save_pretrained
+from ..layers import weights_channels_last
 from .averaging import ema_model
 from .checkpoints import fingerprint, read_checkpoint, remove_unfinished, write_checkpoint
 from .clips import ClipBatches, training_loader
@@ -449,8 +450,10 @@ def _accelerator(config: TrainConfig, device: str) -> Any:
 
 
 def _set_memory_options(model: nn.Module, config: TrainConfig) -> None:
-    """Layout and checkpointing; ValueError where the model has no blocks to checkpoint."""
+    """Layout of clips and weights, checkpointing; ValueError where the model has no blocks to checkpoint."""
     model.channels_last = config.channels_last
+    if config.channels_last or next(model.parameters()).device.type == "cpu":
+        weights_channels_last(model)
     if hasattr(model, "set_grad_checkpointing"):
         model.set_grad_checkpointing(config.grad_checkpointing)
     elif config.grad_checkpointing:
