@@ -165,10 +165,10 @@ class Recognizer(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> Features:
         """Features before pooling, ``(N, C, T', H', W')``."""
-        x = self.prepare_input(x)
+        held = [self.prepare_input(x)]  # a list gives its reference away, so that stages free inputs they have read
         for index in range(len(self.feature_info)):
-            x = self.forward_stage(index, x)
-        return self.as_features(x)
+            held.append(self.forward_stage(index, held.pop()))
+        return self.as_features(held.pop())
 
     def forward_head(self, x: Features, pre_logits: bool = False) -> torch.Tensor:
         """Output of ``forward_features`` -> logits; ``pre_logits``: the input of the classifier, (N, num_features)."""

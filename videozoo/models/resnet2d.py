@@ -118,9 +118,10 @@ class FrameRecognizer(Recognizer):
         raise TypeError(f"{type(self).__name__} must define frame_stage")
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        frames = x.transpose(1, 2)  # (N, T, C, H, W); folding is a view after the first stage
-        out = self.frame_stage(index, frames.flatten(0, 1))
-        return out.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        count = x.shape[0], x.shape[2]
+        held = [x.transpose(1, 2).flatten(0, 1)]  # (N*T, C, H, W), a view after the first stage
+        del x  # it may be freed within the stage
+        return self.frame_stage(index, held.pop()).unflatten(0, count).transpose(1, 2)
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         # The mean over frames commutes with the classifier, so this is also the mean of the frames' logits.

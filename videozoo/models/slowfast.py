@@ -133,6 +133,7 @@ class SlowFast(Recognizer):
 
     def forward_stage(self, index: int, x: Any) -> Pathways:
         slow, fast = (self.slow_frames(x), x) if index == 0 else x
+        del x  # it may be freed within the stage
         if index == 1:  # the stems' pools come before the first lateral connection
             slow, fast = self.slow.maxpool(slow), self.fast.maxpool(fast)
         if index > 0:
