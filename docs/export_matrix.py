@@ -30,8 +30,9 @@ from videozoo.publishing.golden import deviation
 PAGE = Path(__file__).parent / "pages" / "export.md"
 REGION = re.compile(r"(<!-- matrix -->\n)(.*?)(<!-- end of matrix -->)", re.DOTALL)
 HEAD = "| network | input | `torch_export` | `onnx` | `torch.compile` | bf16 | fp16 |\n|---|---|---|---|---|---|---|\n"
-SIDE, DETECTOR_SIDE = 64, 128  # pixels
+SIDE, LARGER = 64, 128  # pixels, of most networks and of detectors
 FRAMES = 8  # of networks that take any number
+PLACES = 8  # that the last features need, for batch norms to have statistics; the side is larger otherwise
 
 
 def networks() -> list[str]:
@@ -47,8 +48,12 @@ def small_shape(model: torch.nn.Module) -> tuple[int, ...] | None:
     """Shape of a small input without the batch axis; None: that of the test, which is small already."""
     if getattr(model, "input_dims", 5) != 5:
         return None
-    side = model.fixed_size or (DETECTOR_SIDE if getattr(model, "task", "") == "detection" else SIDE)
-    return (model.in_chans, model.num_frames or max(FRAMES, model.min_frames), side, side)
+    frames = model.num_frames or max(FRAMES, model.min_frames)
+    reduction = model.feature_info.reduction()[-1]
+    by_time, by_space = reduction[0] if isinstance(reduction[0], tuple) else reduction  # of two pathways the slow one
+    is_coarse = frames // by_time * (SIDE // by_space) ** 2 < PLACES
+    side = model.fixed_size or (LARGER if is_coarse or getattr(model, "task", "") == "detection" else SIDE)
+    return (model.in_chans, frames, side, side)
 
 
 def settle(model: torch.nn.Module, call: Callable[[], object]) -> None:

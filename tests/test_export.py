@@ -84,7 +84,8 @@ def test_every_kind_of_network_is_in_the_table_of_the_documentation():
     for name, row in rows.items():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert len(cells) == 7, row
-        assert all(float(cell) < 0.3 for cell in cells[2:] if not cell.startswith("fails: ")), name
+        measured = [float(cell) for cell in cells[2:5] if not cell.startswith("fails: ")]
+        assert measured and max(measured) <= export.TOLERANCE, name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
