@@ -205,6 +205,8 @@ def test_convolution_in_two_dimensions_is_the_one_in_three(kernel, stride, layou
     out = conv(clips)
     expected = nn.Conv3d.forward(conv, clips)
     assert torch.allclose(out, expected, rtol=1e-5, atol=1e-6)
+    with torch.inference_mode():
+        assert torch.allclose(conv(clips), expected, rtol=1e-5, atol=1e-6)
     inputs = [clips, conv.weight, conv.bias]
     gradients, wanted = (torch.autograd.grad(result.square().sum(), inputs) for result in (out, expected))
     for gradient, other in zip(gradients, wanted, strict=True):
@@ -220,14 +222,22 @@ def test_pairs_of_frames_are_pooled(frames):
 # Memory of the process -----------------------------------------------------------------------------------------------
 
 FAULTS = """
-import resource, sys
-import numpy as np
+import ctypes, resource, sys
 from videozoo.utils import tune_cpu
+libc, size = ctypes.CDLL(None), 2**26
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def make_and_free():
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+
 if sys.argv[1] == "tuned":
     print(tune_cpu(), file=sys.stderr)
+make_and_free()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    np.ones(2**26, np.uint8)
+    make_and_free()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

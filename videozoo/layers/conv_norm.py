@@ -62,7 +62,8 @@ class Conv3d(nn.Conv3d):
 
     On a CPU PyTorch leaves convolutions of one clip with few channels and small kernels to an old kernel that is
     several times slower than oneDNN's, and that forgets the layout of its input. Kernels of 1 x k x k and k x 1 x 1
-    have the same result as convolutions of frames, and of time against places.
+    have the same result as convolutions of frames, and of time against places; for others oneDNN is called by its name
+    where no gradient is wanted.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,16 @@ class Conv3d(nn.Conv3d):
             args = (self.bias, (self.stride[0], 1), (self.padding[0], 0), (self.dilation[0], 1))
             out = F.conv2d(x.flatten(3), self.weight[..., 0], *args)  # (N, C, T, H*W)
             return out.unflatten(3, x.shape[3:])
+        if self._calls_onednn(x):
+            args = (self.padding, self.stride, self.dilation, self.groups)
+            return torch.ops.aten.mkldnn_convolution(x, self.weight, self.bias, *args)
         return super().forward(x)
+
+    def _calls_onednn(self, x: torch.Tensor) -> bool:
+        """Whether PyTorch's operation for oneDNN may be called: autograd, autocast and traces do not know it."""
+        is_plain = x.dtype == self.weight.dtype == torch.float32 and not torch.is_grad_enabled()
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")
+        return is_plain and not is_traced and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
