@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import missing_peers
-from pipelines import PIPELINES, Pipeline, reads_videos, training_loader
+from pipelines import PIPELINES, reads_videos, training_loader
 
 from videozoo.benchmark import interleave, relative_difference
 from videozoo.data import open_video
@@ -217,7 +217,7 @@ def measure(video: str, access: str, frames: np.ndarray, readers: dict[str, Read
 # Whole pipelines ----------------------------------------------------------------------------------------------------
 
 
-def available_pipelines(frames: int, stride: int) -> dict[str, Pipeline]:
+def available_pipelines(frames: int, stride: int) -> dict[str, Any]:
     """How each library that is installed makes clips of 224 pixels, ours also with resizing in the decoder."""
     found = {name: PIPELINES[name](frames, stride, 224) for name in PIPELINES if name not in missing_peers()}
     return {OURS: found.pop(OURS), FAST: PIPELINES[OURS](frames, stride, 224, "decoder"), **found}
@@ -285,7 +285,7 @@ def loader_rows(video: str, args: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def drain(pipeline: Pipeline, video: str, clips: int, workers: int) -> Callable[[], None]:
+def drain(pipeline: Any, video: str, clips: int, workers: int) -> Callable[[], None]:
     """A step that reads all clips once; the first call starts the workers."""
     loader = training_loader(pipeline, video, clips, 4, workers)
 

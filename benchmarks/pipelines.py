@@ -23,26 +23,16 @@ SHORT_SIDE = 256
 
 
 class Pipeline:
-    """Of a video a training clip; of decoded frames a clip for the test."""
+    """What all have in common; each makes of a video a training clip, if it reads videos, and of frames a test clip.
+
+    training_clip(video): what a worker sends of one video.
+    collate(clips): what a worker sends of several.
+    network_input(batch, device): of that the normalised float32 (N, C, T, H, W) on the device.
+    test_clip(frames): normalised float32 (1, C, T, H, W) of uint8 (T, H, W, C).
+    """
 
     def __init__(self, frames: int, stride: int, size: int) -> None:
         self.frames, self.stride, self.size = frames, stride, size
-
-    def training_clip(self, video: str) -> Any:
-        """What a worker sends of one video."""
-        raise NotImplementedError
-
-    def collate(self, clips: Sequence[Any]) -> Any:
-        """What a worker sends of several."""
-        raise NotImplementedError
-
-    def network_input(self, batch: Any, device: str = "cpu") -> torch.Tensor:
-        """Normalised float32 (N, C, T, H, W) on `device` of what a worker sent."""
-        raise NotImplementedError
-
-    def test_clip(self, frames: np.ndarray) -> torch.Tensor:
-        """Normalised float32 (1, C, T, H, W) of uint8 (T, H, W, C)."""
-        raise NotImplementedError
 
 
 class VideoZoo(Pipeline):
@@ -175,13 +165,13 @@ PIPELINES: dict[str, type[Pipeline]] = {
 
 def reads_videos(kind: type[Pipeline]) -> bool:
     """Whether a library's pipeline begins with a file."""
-    return kind.training_clip is not Pipeline.training_clip
+    return hasattr(kind, "training_clip")
 
 
 class _Clips(torch.utils.data.Dataset):
     """The same video so many times."""
 
-    def __init__(self, pipeline: Pipeline, video: str, count: int) -> None:
+    def __init__(self, pipeline: Any, video: str, count: int) -> None:
         self.pipeline, self.video, self.count = pipeline, video, count
 
     def __len__(self) -> int:
@@ -191,7 +181,7 @@ class _Clips(torch.utils.data.Dataset):
         return self.pipeline.training_clip(self.video)
 
 
-def training_loader(pipeline: Pipeline, video: str, clips: int, batch: int, workers: int) -> DataLoader:
+def training_loader(pipeline: Any, video: str, clips: int, batch: int, workers: int) -> DataLoader:
     """Batches of training clips as workers send them; `pipeline.network_input` makes tensors of them."""
     return DataLoader(
         _Clips(pipeline, video, clips),
