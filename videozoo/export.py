@@ -61,7 +61,7 @@ def export_model(
         model: in eval mode and float32, neither optimised nor compiled.
         path: file to write, .onnx or .pt2.
         format: "onnx", "torch_export" (read by ``torch.export.load``), or "aoti": machine code for this processor,
-            made by a C++ compiler in minutes (read by ``torch._inductor.aoti_load_package``).
+            made by a C++ compiler (read by ``torch._inductor.aoti_load_package``).
         shape: of one input without the batch axis, (C, T, H, W); None: that of one view in the model's test.
 
     Raises:
