@@ -5,12 +5,14 @@ import json
 import math
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from videozoo.data import ArrayReader, create_transform, open_video, resolve_data_config, resolve_model_data_config
+from videozoo.data import resize as resize_module
 from videozoo.data import transforms as t
 from videozoo.data.resize import rescale_size, resize_bilinear_cv2, resize_frames
 
@@ -69,6 +71,39 @@ def test_resize_treats_channels_and_frames_alike(channels):
         resize_bilinear_cv2(plane.repeat(channels, 3), (70, 31)), expected.repeat(channels, 3)
     )
     np.testing.assert_array_equal(resize_bilinear_cv2(plane[1:], (70, 31)), expected[1:])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [(70, 31), (256, 341), (1, 1)])
+def test_opencv_resizes_to_the_bytes_of_our_own_arithmetic(channels, size):
+    cv2 = pytest.importorskip("cv2")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 140, 200, channels), dtype=np.uint8)
+    frames.flags.writeable = False
+    for part in (frames, frames[:, 3:90, 7:], frames[:, ::2, ::-1]):
+        expected = resize_module._resize(part, size)
+        np.testing.assert_array_equal(resize_module._resize_by_opencv(cv2, part, size), expected)
+
+
+def test_opencv_resizes_if_it_is_loaded_or_worth_it_and_agrees(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 140, 200, 3), dtype=np.uint8)
+    expected, theirs, calls = resize_module._resize(frames, (70, 31)), cv2.resize, []
+    monkeypatch.setattr(cv2, "resize", lambda *args, **kwargs: calls.append(args) or theirs(*args, **kwargs))
+
+    def resized_by_opencv():
+        resize_module._opencv.cache_clear()
+        calls.clear()
+        np.testing.assert_array_equal(resize_bilinear_cv2(frames, (70, 31)), expected)
+        return any(len(image) == 140 for image, *_ in calls)  # others are those of the comparison
+
+    assert resized_by_opencv()
+    monkeypatch.setattr(resize_module, "sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr(resize_module, "_resized_bytes", 0)
+    monkeypatch.setattr(resize_module, "_WORTH_LOADING_OPENCV", 2.5 * frames.nbytes)
+    assert [resized_by_opencv() for _ in range(3)] == [False, False, True]
+    monkeypatch.setattr(cv2, "resize", lambda *args, **kwargs: theirs(*args, **kwargs) // 2)
+    assert not resized_by_opencv()
+    resize_module._opencv.cache_clear()
 
 
 def test_resize_to_the_same_size_is_the_input_itself():

@@ -228,7 +228,9 @@ def _draw(model: Any, architecture: str, kwargs: Mapping[str, Any]) -> Any:
     """The network of a meta model with freshly drawn weights."""
     if not registry.is_our_own(architecture):  # what it does to its weights is known to its builder alone
         return registry.model_entrypoint(architecture)(**kwargs)
-    model.to_empty(device="cpu")
+    import torch
+
+    model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # to_empty, which loads a part of torch's compiler
     model.init_weights()
     return model
 
