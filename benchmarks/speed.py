@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import peers
@@ -140,7 +141,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("cases", nargs="*", metavar="CASE", help=f"shell pattern, default all of {', '.join(CASES)} but 'test'")
     add("--bench", nargs="+", choices=list(MEASURE), default=["infer"], help="what to measure (default infer)")
     add("--batch-size", nargs="+", type=int, default=[1], metavar="N", help="clips in a batch (default 1)")
-    add("--rounds", type=int, default=5, metavar="N", help="timed calls of each network (default 5)")
+    add("--rounds", type=int, default=5, metavar="N", help="timed calls, or processes for memory (default 5)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="DEVICE")
     add("--tf32", action="store_true", help="let float32 products of a GPU round to TF32, for all libraries")
     add("--no-bf16", dest="bf16", action="store_false", help="leave out the rows in bf16")
@@ -167,8 +168,10 @@ def chosen(patterns: list[str]) -> list[str]:
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
-def variants(case: Case, bench: str, args: argparse.Namespace, without: Any) -> Iterator[tuple[str, str, Callable]]:
-    """(library, precision, builder) of what is measured; a builder gives (module, input of a batch -> input)."""
+def variants(
+    case: Case, bench: str, args: argparse.Namespace, without: Any, memory: bool = False
+) -> Iterator[tuple[str, str, Callable]]:
+    """(library, precision, builder of the network) of what is measured; ``memory``: also what differs in that only."""
     source = None if case.peers[0].library in without else case.peers[0]
     ours = partial(_ours, case, args.device, source)
     yield OURS, "float32", ours
@@ -176,6 +179,8 @@ def variants(case: Case, bench: str, args: argparse.Namespace, without: Any) -> 
     if bench == "infer" and "optimize" in dir(videozoo):
         for precision, dtype in how.items():
             yield f"{OURS} optimize", precision, partial(_optimized, ours, dtype)
+            if memory:
+                yield f"{OURS} optimize, irreversible", precision, partial(_optimized, ours, dtype, reversible=False)
     if bench == "train":
         yield f"{OURS} channels-last", "float32", partial(_channels_last, ours)
     for peer in case.peers:
@@ -200,8 +205,8 @@ def _ours(case: Case, device: str, source: Peer | None) -> nn.Module:
     return peers.randomise(videozoo.create_model(case.peers[0].entry, pretrained=False)).to(device)
 
 
-def _optimized(ours: Callable[[], nn.Module], dtype: torch.dtype | None) -> nn.Module:
-    return videozoo.optimize(ours(), dtype=dtype)
+def _optimized(ours: Callable[[], nn.Module], dtype: torch.dtype | None, reversible: bool = True) -> nn.Module:
+    return videozoo.optimize(ours(), dtype=dtype, reversible=reversible)
 
 
 def _channels_last(ours: Callable[[], nn.Module]) -> nn.Module:
@@ -317,15 +322,15 @@ def measure_training_with_data(name: str, batch: int, args: argparse.Namespace, 
 
 
 def measure_memory(name: str, batch: int, args: argparse.Namespace, missing: Any, bench: str) -> list[dict[str, Any]]:
-    """Peak memory of each variant and library in a fresh process."""
+    """Median peak memory of each variant and library, each time in a fresh process."""
     case, found = CASES[name], {}
-    for library, precision, _ in variants(case, bench, args, missing):
+    for library, precision, _ in variants(case, bench, args, missing, memory=True):
         key = (name, batch, bench, library, precision, args)
-        found[library, precision] = in_fresh_process(_peak, *key) / 2**20
+        found[library, precision] = median(in_fresh_process(_peak, *key) for _ in range(args.rounds)) / 2**20
     best = min((v for (library, _), v in found.items() if not library.startswith(OURS)), default=None)
     return [
         facts_of_case(name, f"memory-{bench}", batch)
-        | {"library": library, "precision": precision}
+        | {"library": library, "precision": precision, "rounds": args.rounds}
         | {"peak_mib": round(mib, 1), "ratio": round(best / mib, 3) if best else None}
         for (library, precision), mib in found.items()
     ]
@@ -336,7 +341,8 @@ def _peak(name: str, batch: int, bench: str, library: str, precision: str, args:
     without = set(peers.MODULES) - {library}  # our network takes random weights, so that no other library is loaded
     if library in peers.MODULES:
         peers.load_peer(library)
-    build = next(b for n, p, b in variants(CASES[name], bench, args, without) if (n, p) == (library, precision))
+    builders = {(n, p): b for n, p, b in variants(CASES[name], bench, args, without, memory=True)}
+    build = builders[library, precision]
 
     def make() -> Callable[[], Any]:
         model = build()

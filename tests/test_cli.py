@@ -92,7 +92,9 @@ def test_predict_prints_what_predict_returns(run, checkpoint):
 def test_predict_with_an_optimized_model(run, checkpoint, monkeypatch, options, dtype, bound):
     """The same answers but for rounding, by a model that has gone through optimize."""
     optimize, asked = videozoo.optimize, []
-    monkeypatch.setattr(videozoo, "optimize", lambda model, dtype: asked.append(dtype) or optimize(model, dtype))
+    monkeypatch.setattr(
+        videozoo, "optimize", lambda model, dtype, **more: asked.append(dtype) or optimize(model, dtype, **more)
+    )
     shared = ["predict", VIDEO, *QUICK, "--checkpoint", checkpoint, "--json"]
     (plain, fast) = (json.loads(run(*shared, *more)[1]) for more in ([], options))
     assert asked == [dtype]

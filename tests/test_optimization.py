@@ -142,6 +142,27 @@ def test_a_copy_is_a_model_of_its_own(small):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ["tsn_r18w16_8x4", "r2plus1d_r18_16x2", "mc3_r18w16_8x4"])
+def test_weights_that_are_given_up_take_no_memory(name, dtype):
+    model = make(name)
+    clips, parameters = small_clips(model, batch=1), sum(p.numel() for p in model.parameters())
+    expected = run(videozoo.optimize(copy.deepcopy(model), dtype=dtype), clips)
+    videozoo.optimize(model, dtype=dtype, reversible=False)
+    assert all(map(torch.equal, run(model, clips), expected))
+    assert all(map(torch.equal, run(copy.deepcopy(model), clips), expected))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(p.untyped_storage().nbytes() for p in model.parameters()) < 0.1 * 4 * parameters
+
+
+def test_weights_that_are_given_up_are_missed(small):
+    state = small.state_dict()
+    videozoo.optimize(small, reversible=False)
+    for use in (small.state_dict, lambda: small.load_state_dict(state), lambda: videozoo.deoptimize(small)):
+        with pytest.raises(ValueError, match="gave its weights up .* create it anew"):
+            use()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_compile_is_undone_as_well(small, dtype):
     clips = small_clips(small)
     expected = run(small, clips)

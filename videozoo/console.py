@@ -89,7 +89,8 @@ def optimize_from_args(model: Any, args: argparse.Namespace, device: str) -> Non
 
         from . import optimize
 
-        optimize(model.to(device), {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[args.dtype])
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[args.dtype]
+        optimize(model.to(device), dtype, reversible=False)
 
 
 def pick_device(name: str) -> str:

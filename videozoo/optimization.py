@@ -33,6 +33,7 @@ def optimize(
     dtype: torch.dtype | None = None,
     compile: bool | dict[str, Any] = False,
     channels_last: bool | None = None,
+    reversible: bool = True,
 ) -> Network:
     """Make inference faster, in place, until :func:`deoptimize`; in float32 outputs agree within rounding (1e-5).
 
@@ -40,9 +41,9 @@ def optimize(
     activation become one operation of oneDNN with weights in its own order, where PyTorch has it.
 
     The model keeps its parameters and ``state_dict``; the folded weights are a second copy of those of the
-    convolutions. There are no gradients, and hooks on the folded layers are not called. Blocks inside a stage write
-    over the output of the block before them, so clone what a hook on such a block is to keep. Outputs,
-    ``forward_features`` and ``forward_intermediates`` are not affected.
+    convolutions, unless ``reversible`` is False. There are no gradients, and hooks on the folded layers are not
+    called. Blocks inside a stage write over the output of the block before them, so clone what a hook on such a block
+    is to keep. Outputs, ``forward_features`` and ``forward_intermediates`` are not affected.
 
     Args:
         model: a network of videozoo in eval mode, already on its device.
@@ -52,6 +53,8 @@ def optimize(
             ``torch.compile``. It takes the place of the fused operations of oneDNN.
         channels_last: memory layout of the input on other devices than a CPU, where it is always channels last.
             None: as the model had it.
+        reversible: False gives up the weights that were folded (as parameters they become NaN), which saves the memory
+            of the second copy; ``deoptimize``, saving and loading of weights are then errors.
 
     Returns:
         ``model``.
@@ -61,7 +64,7 @@ def optimize(
     """
     _check(model, dtype)
     device = next(model.parameters()).device
-    state = _State(channels_last=getattr(model, "channels_last", False))
+    state = _State(getattr(model, "channels_last", False), reversible)
     compute = dtype or next(model.parameters()).dtype
     fused = device.type == "cpu" and not compile and _has_fused_convolution(compute)
     for conv, norm, overwrite in _conv_norms(model):
@@ -70,12 +73,17 @@ def optimize(
         conv.folded = _FoldedChain(conv, folded) if isinstance(conv, ConvChain) else folded
         state.folded.append(conv)
         state.kept.update(map(id, folded.sources))
+        if not reversible:
+            last.weight.data = last.weight.new_full((), float("nan")).expand(last.weight.shape)
     if not state.folded:
         raise ValueError(f"{type(model).__name__} has no layers to fold: videozoo.optimize is for videozoo's networks.")
     if dtype is not None:
         state.cast(model, dtype)
     if channels_last is not None:
         model.channels_last = channels_last
+    if not reversible:
+        model.register_state_dict_pre_hook(_refuse_weights)
+        model.register_load_state_dict_pre_hook(_refuse_weights)
     model.optimization = state
     if compile:
         model.compile(**(compile if isinstance(compile, dict) else {}))
@@ -86,11 +94,14 @@ def deoptimize(model: Network) -> Network:
     """Undo :func:`optimize`: the model has its own layers back, with the very weights that it had. Returns ``model``.
 
     Raises:
-        ValueError: the model is not optimised.
+        ValueError: the model is not optimised, or was so with ``reversible=False``.
     """
-    state = model.__dict__.pop("optimization", None)
+    state = model.__dict__.get("optimization")
     if state is None:
         raise ValueError(f"{type(model).__name__} is not optimised: call videozoo.optimize(model) first.")
+    if not state.reversible:
+        _refuse_weights(model)
+    del model.optimization
     for conv in state.folded:
         del conv.folded
     for owner, name, tensor in state.replaced:
@@ -108,6 +119,7 @@ class _State:
     """What deoptimize needs."""
 
     channels_last: bool
+    reversible: bool
     folded: list[nn.Module] = field(default_factory=list)
     """Modules with an attribute ``folded``."""
     kept: set[int] = field(default_factory=set)
@@ -121,11 +133,19 @@ class _State:
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is None or id(tensor) in self.kept or not tensor.is_floating_point():
                     continue
-                self.replaced.append((module, name, tensor.data))
+                if self.reversible:
+                    self.replaced.append((module, name, tensor.data))
                 if isinstance(tensor, nn.Parameter):
                     tensor.data = tensor.data.to(dtype)
                 else:
                     module._buffers[name] = tensor.to(dtype)
+
+
+def _refuse_weights(model: nn.Module, *_: Any) -> None:
+    """ValueError, also in the place of giving or taking a state dict."""
+    raise ValueError(
+        f"{type(model).__name__} gave its weights up in videozoo.optimize(model, reversible=False): create it anew."
+    )
 
 
 def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -173,19 +193,24 @@ def _conv_norms(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None,
                 yield conv, norm, getattr(module, "downsample", None) is not None or id(module) in followers
 
 
-def _fold(conv: nn.Module, norm: _BatchNorm | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the one convolution that does the work of both, in float64."""
-    weight = conv.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
-    if norm is None:
-        return weight, bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    bias = (bias - norm.running_mean.double()) * scale
-    if norm.affine:
-        bias = bias + norm.bias.detach().double()
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), bias
+def _fold(conv: nn.Module, norm: _BatchNorm | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (channels last) and bias of the one convolution that does the work of both, computed in float64."""
+    weight = conv.weight.detach()
+    scale = torch.ones(len(weight), dtype=torch.float64, device=weight.device)
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach().double()
+    if norm is not None:
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight.detach().double()
+        bias = (bias - norm.running_mean.double()) * scale
+        if norm.affine:
+            bias = bias + norm.bias.detach().double()
+    folded = to_channels_last(torch.empty_like(weight, dtype=dtype))
+    scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    for start in range(0, len(weight), 64):  # a part at a time: float64 takes room
+        part = slice(start, start + 64)
+        folded[part] = weight[part] * scale[part]
+    return folded, bias.to(dtype)
 
 
 class _FoldedConv:
@@ -196,9 +221,7 @@ class _FoldedConv:
         self.sources = [*conv.parameters(), *([] if norm is None else [*norm.parameters(), *norm.buffers()])]
         self.versions = [tensor._version for tensor in self.sources]
         self.dtype, self.overwrite, self.fused = dtype, overwrite, fused
-        weight, bias = _fold(conv, norm)
-        self.bias = bias.to(dtype)
-        self.weight = to_channels_last(weight.to(dtype))
+        self.weight, self.bias = _fold(conv, norm, dtype)
         self.args = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.packed_for: torch.Size | None = None  # shape of the input that the order of the weights is made for
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 
 __all__ = ["tune_cpu"]
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's mallopt
 LARGEST = 2**31 - 1
 
 
@@ -25,11 +26,15 @@ def tune_cpu() -> bool:
     Returns:
         Whether it took effect: False where the C library is not glibc (macOS, Windows, Alpine).
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
+    done = set_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: LARGEST})
+    if done:
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
+    return done
+
+
+def set_malloc(options: Mapping[int, int]) -> bool:
+    """Set options of glibc's ``mallopt`` for the whole process; False, and nothing done, where there is no glibc."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    done = [library.mallopt(M_MMAP_MAX, 0), library.mallopt(M_TRIM_THRESHOLD, LARGEST)]
-    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
-    return all(done)
+    return all([library.mallopt(option, value) for option, value in options.items()])

@@ -145,7 +145,7 @@ def _step(args: argparse.Namespace, kind: str, model: Any, inputs: tuple[Any, ..
     if args.optimize:
         from .. import optimize
 
-        model = optimize(model)
+        model = optimize(model, reversible=False)
     model = model.to(TYPES[args.dtype])
     x = inputs[0].to(TYPES[args.dtype])
     if args.channels_last:

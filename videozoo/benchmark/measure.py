@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import resolve_data_config
+from ..utils import M_MMAP_THRESHOLD, set_malloc
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -235,7 +236,8 @@ def peak_memory(make: Callable[[], Step], device: str | torch.device = "cpu", *,
     On a CPU it is the growth of the process, so a figure is only sound in a process that has done nothing else (see
     :func:`in_fresh_process`), and it holds what torch sets up for its first convolutions, tens of MiB; on CUDA it is
     what torch has allocated. What building alone needed for a moment does not count where the system can forget it
-    (Linux).
+    (Linux). From then on the process returns freed blocks of more than 1 MiB to the system at once, if its C library
+    is glibc, which else keeps tens of MiB of them or none, by the order in which blocks of different sizes come and go.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -245,6 +247,7 @@ def peak_memory(make: Callable[[], Step], device: str | torch.device = "cpu", *,
         for _ in range(calls):
             step()
         return torch.cuda.max_memory_allocated(device) - before
+    set_malloc({M_MMAP_THRESHOLD: 2**20})
     _forget_peak()
     before = _peak_resident()
     step = make()

@@ -127,7 +127,7 @@ def _optimize(args: argparse.Namespace, model: Any, device: str) -> None:
 
     if model is None or model.input_dims == 3:
         args.usage_error(f"--optimize is of no use to {args.model}")
-    optimize(model.to(device))
+    optimize(model.to(device), reversible=False)
 
 
 def _load_dataset(args: argparse.Namespace, facts: dict[str, Any]) -> Dataset:
