@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         videos = args.videos or [make_video(Path(folder) / f"{k}.mp4", *size, args.frames) for k, size in MADE.items()]
         for video in map(str, videos):
-            for name, frames in accesses(video).items():
-                rows += measure(video, name, frames, readers, args)
+            for name, clips in accesses(video).items():
+                rows += measure(video, name, clips, readers, args)
             rows += transform_rows(video, args)
         if args.workers:
             rows += loader_rows(str(videos[0]), args)
@@ -102,13 +102,13 @@ def make_video(path: Path, width: int, height: int, frames: int, key_frames: int
 
 
 def accesses(video: str) -> dict[str, np.ndarray]:
-    """Frame numbers of three usual reads: segments over the video, a dense clip, a test of ten dense clips."""
+    """Frame numbers (clips, frames) of three reads: segments of the video, a dense clip, a test of ten of these."""
     with open_video(video) as reader:
         count = len(reader)
-    clips = {"8 uniform": (1, 1, 8), "32x2": (32, 2, 1), "10 x 32x2": (32, 2, 10)}
+    reads = {"8 uniform": (1, 1, 8), "32x2": (32, 2, 1), "10 x 32x2": (32, 2, 10)}
     return {
-        name: uniform_clips(count, frames=frames, stride=stride, clips=number).reshape(-1)
-        for name, (frames, stride, number) in clips.items()
+        name: uniform_clips(count, frames=frames, stride=stride, clips=number).reshape(number, -1)
+        for name, (frames, stride, number) in reads.items()
     }
 
 
@@ -142,6 +142,14 @@ def read_decord(video: str, frames: np.ndarray) -> np.ndarray:
 
     reader = decord.VideoReader(io.BytesIO(Path(video).read_bytes()), num_threads=1)
     return reader.get_batch(frames).asnumpy()
+
+
+def read_decord_by_clip(video: str, clips: np.ndarray) -> np.ndarray:
+    """One call for each clip of (clips, frames)."""
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(Path(video).read_bytes()), num_threads=1)
+    return np.concatenate([reader.get_batch(frames).asnumpy() for frames in clips])
 
 
 def read_torchcodec(video: str, frames: np.ndarray) -> np.ndarray:
@@ -181,8 +189,11 @@ def plain_frames(video: str, wanted: set[int]) -> np.ndarray:
     return np.stack([images[number] for number in sorted(wanted)])
 
 
-def measure(video: str, access: str, frames: np.ndarray, readers: dict[str, Read], args: Any) -> list[dict[str, Any]]:
+def measure(video: str, access: str, clips: np.ndarray, readers: dict[str, Read], args: Any) -> list[dict[str, Any]]:
     """Rows of one access: time of each reader, and the factor against decord."""
+    frames = clips.reshape(-1)
+    if "decord" in readers and min(clips.shape) > 1:
+        readers = readers | {"decord, clip by clip": lambda video, _: read_decord_by_clip(video, clips)}
     distinct, first = np.unique(frames, return_index=True)
     expected = plain_frames(video, set(distinct.tolist()))
     equal = {}

@@ -278,3 +278,27 @@ def test_tune_cpu_elsewhere_does_nothing(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     assert utils.tune_cpu() is False and "THP_MEM_ALLOC_ENABLE" not in os.environ
+
+
+# Batch norms of models as they are ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tsn_r18w16_8x4", "mc3_r18w16_8x4", "r2plus1d_r18_16x2"])
+def test_norms_without_gradients_are_those_with_them(name):
+    """Without gradients they are written over the output of the convolution, unless somebody looks on."""
+    model = make(name)
+    clips = small_clips(model, batch=2)
+    kept = clips.clone()
+    expected = model(clips).detach()
+    called = []
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    calls = [norm.register_forward_hook(lambda module, *_: called.append(module)) for norm in norms]
+    with torch.no_grad():
+        assert error(model(clips), expected) < 1e-6 and set(called) == set(norms)
+        for call in calls:
+            call.remove()
+        stem = next(module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
+        seen = []
+        stem.register_forward_hook(lambda module, args, out: seen.append((out, out.clone())))
+        assert error(model(clips), expected) < 1e-6
+    assert torch.equal(*seen[0]) and torch.equal(clips, kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 SLOW_CONV3D_SIZE = 20480  # N*C*T*H up to which PyTorch leaves a small convolution of one clip to a slow kernel
 
@@ -24,10 +25,40 @@ def conv_norm(
     folded = getattr(conv, "folded", None)
     if folded is not None:
         return folded(x, act, residual)
-    x = conv(x) if norm is None else norm(conv(x))
+    x = conv(x)
+    if norm is not None:
+        x = _norm_in_place(x, norm) if _can_norm_in_place(x, conv, norm) else norm(x)
     if residual is not None:
         x += residual
     return x if act is None else act(x)
+
+
+def _norm_in_place(x: torch.Tensor, norm: _BatchNorm) -> torch.Tensor:
+    """A batch norm in eval mode, written over its input: several times faster than PyTorch's into new memory."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.affine:
+        scale *= norm.weight
+    shift = -norm.running_mean * scale
+    if norm.affine:
+        shift += norm.bias
+    shape = (-1, *[1] * (x.ndim - 2))
+    return torch.addcmul(shift.view(shape), x, scale.view(shape), out=x)
+
+
+def _can_norm_in_place(x: torch.Tensor, conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether it is faster (on a CPU, channels last) and nobody sees the output of ``conv`` or the call of ``norm``."""
+    if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None:
+        return False
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not x.dtype == norm.running_mean.dtype == torch.float32:
+        return False
+    is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in (norm, *conv.modules()))
+    if is_hooked or _is_traced():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class ConvNorm(nn.Sequential):
@@ -87,8 +118,8 @@ class Conv3d(nn.Conv3d):
     def _calls_onednn(self, x: torch.Tensor) -> bool:
         """Whether PyTorch's operation for oneDNN may be called: autograd, autocast and traces do not know it."""
         is_plain = x.dtype == self.weight.dtype == torch.float32 and not torch.is_grad_enabled()
-        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")
-        return is_plain and not is_traced and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        is_seen = _is_traced() or torch.is_autocast_enabled("cpu")
+        return is_plain and not is_seen and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
