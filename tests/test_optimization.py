@@ -13,7 +13,7 @@ from torch import nn
 
 import videozoo
 from videozoo import utils
-from videozoo.layers import Conv3d, MaxPoolPairs
+from videozoo.layers import Conv3d, MaxPoolPairs, channels_last
 from videozoo.models.recognizer import Recognizer
 
 # Networks that fold in ways of their own, beside one of each family.
@@ -232,6 +232,17 @@ def test_convolution_in_two_dimensions_is_the_one_in_three(kernel, stride, layou
     gradients, wanted = (torch.autograd.grad(result.square().sum(), inputs) for result in (out, expected))
     for gradient, other in zip(gradients, wanted, strict=True):
         assert torch.allclose(gradient, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel, stride", [((1, 3, 3), (1, 2, 2)), ((3, 1, 1), (2, 1, 1)), ((1, 1, 1), (1, 1, 1))])
+@pytest.mark.parametrize("frames", [1, 4])
+def test_channels_last_stay_so(kernel, stride, frames):
+    """Down to the stride of the only clip, without which later layers take the slow layout."""
+    conv = Conv3d(64 // frames, 48, kernel, stride, tuple(k // 2 for k in kernel))
+    clips = channels_last(torch.randn(1, 64 // frames, frames, 20, 20))
+    with torch.inference_mode():
+        out = conv(clips)
+    assert out.stride() == channels_last(out.clone()).stride()
 
 
 @pytest.mark.parametrize("frames", [2, 5, 8])

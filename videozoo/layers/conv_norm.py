@@ -94,22 +94,23 @@ class Conv3d(nn.Conv3d):
     On a CPU PyTorch leaves convolutions of one clip with few channels and small kernels to an old kernel that is
     several times slower than oneDNN's, and that forgets the layout of its input. Kernels of 1 x k x k and k x 1 x 1
     have the same result as convolutions of frames, and of time against places; for others oneDNN is called by its name
-    where no gradient is wanted.
+    where no gradient is wanted. Views are such that they give the one clip the stride it has in channels last: PyTorch
+    takes another one, though never used, for another layout.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu" or x.shape[0] > 1 or x.shape[1:4].numel() > SLOW_CONV3D_SIZE or self.groups > 1:
+        if x.device.type != "cpu" or x.shape[0] != 1 or x.shape[1:4].numel() > SLOW_CONV3D_SIZE or self.groups > 1:
             return super().forward(x)
         time, *space = self.kernel_size
         if time == 1 and self.padding[0] == 0:
-            frames = x[:, :, :: self.stride[0]].transpose(1, 2)  # (N, T, C, H, W)
+            frames = x[0, :, :: self.stride[0]].transpose(0, 1)  # (T, C, H, W)
             args = (self.bias, self.stride[1:], self.padding[1:], self.dilation[1:])
-            out = F.conv2d(frames.flatten(0, 1), self.weight[:, :, 0], *args)
-            return out.unflatten(0, frames.shape[:2]).transpose(1, 2)
+            return F.conv2d(frames, self.weight[:, :, 0], *args)[None].transpose(1, 2)
         if space == [1, 1] and self.stride[1:] == (1, 1) and self.padding[1:] == (0, 0):
             args = (self.bias, (self.stride[0], 1), (self.padding[0], 0), (self.dilation[0], 1))
-            out = F.conv2d(x.flatten(3), self.weight[..., 0], *args)  # (N, C, T, H*W)
-            return out.unflatten(3, x.shape[3:])
+            places = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)  # (1, C, T, H*W)
+            out = F.conv2d(places, self.weight[..., 0], *args)
+            return out.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
         if self._calls_onednn(x):
             args = (self.padding, self.stride, self.dilation, self.groups)
             return torch.ops.aten.mkldnn_convolution(x, self.weight, self.bias, *args)
