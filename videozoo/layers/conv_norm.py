@@ -47,7 +47,8 @@ def _norm_in_place(x: torch.Tensor, norm: _BatchNorm) -> torch.Tensor:
 
 def _can_norm_in_place(x: torch.Tensor, conv: nn.Module, norm: nn.Module) -> bool:
     """Whether it is faster (on a CPU, channels last) and nobody sees the output of ``conv`` or the call of ``norm``."""
-    if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None:
+    is_known = isinstance(conv, (nn.Conv2d, nn.Conv3d, ConvChain)) and isinstance(norm, _BatchNorm)
+    if not is_known or norm.training or norm.running_mean is None:
         return False
     if torch.is_grad_enabled() or x.device.type != "cpu" or not x.dtype == norm.running_mean.dtype == torch.float32:
         return False
