@@ -20,7 +20,7 @@ __all__ = ["rescale_size", "resize_bilinear_cv2", "resize_frames"]
 
 _ROWS_AT_ONCE = 64  # output rows worked on together: keeps the temporaries in the cache
 _WORTH_LOADING_OPENCV = 256 * 2**20  # bytes of frames whose resizing takes as long as importing OpenCV
-_resized_bytes = 0  # by our own arithmetic, in this process
+_resized_bytes = 0  # in this process
 
 
 def rescale_size(width: int, height: int, scale: float | Sequence[int]) -> tuple[int, int]:
