@@ -22,7 +22,7 @@ from .datasets import annotation_places, dataset_facts, find_files, load_dataset
 from .reader import VideoReader, open_video
 from .regions import AVA_FPS, AVA_START, read_ava_exclusions, read_ava_proposals
 from .sampling import ava_clip
-from .transforms import crop, flip, normalize, resize
+from .transforms import crop, flip, normalize_by, resize
 
 __all__ = [
     "ACTIONS",
@@ -311,15 +311,7 @@ class KeyFrameTransform:
 
     def normalize(self, frames: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
         """uint8 clips ``(N, T, H, W, C)`` to float32 ``(N, C, T, H, W)`` on ``device``."""
-        cfg = self.config
-        return normalize(
-            frames,
-            cfg["mean"],
-            cfg["std"],
-            value_range=cfg["value_range"],
-            channel_order=cfg["channel_order"],
-            device=device,
-        )
+        return normalize_by(self.config, frames, device)
 
     def cut(
         self, frames: torch.Tensor, boxes: np.ndarray, rng: np.random.Generator | None = None

@@ -227,6 +227,14 @@ def normalize(
     return x.mul_(scale.to(x).view(shape)).add_(bias.to(x).view(shape))
 
 
+def normalize_by(
+    config: Mapping[str, Any], frames: torch.Tensor, device: torch.device | str | None = None
+) -> torch.Tensor:
+    """`normalize` with the values of a data config."""
+    names = ("mean", "std", "value_range", "channel_order")
+    return normalize(frames, device=device, **{name: config[name] for name in names})
+
+
 class ClipViews(Sequence[torch.Tensor]):
     """The uint8 views of one video, cut out on demand from its distinct frames, which are decoded and resized once.
 
@@ -343,15 +351,7 @@ class ClipTransform:
 
     def normalize(self, frames: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
         """uint8 views `(V, T, H, W, C)` to float32 `(V, C, T, H, W)` on `device`."""
-        cfg = self.config
-        return normalize(
-            frames,
-            cfg["mean"],
-            cfg["std"],
-            value_range=cfg["value_range"],
-            channel_order=cfg["channel_order"],
-            device=device,
-        )
+        return normalize_by(self.config, frames, device)
 
     def _views(self, frames: torch.Tensor, rows: np.ndarray) -> ClipViews:
         boxes = crop_boxes(frames.shape[1], frames.shape[2], self.config["size"], self.config["crops"])
