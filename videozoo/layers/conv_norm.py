@@ -118,7 +118,7 @@ class Conv3d(nn.Conv3d):
         return super().forward(x)
 
     def _calls_onednn(self, x: torch.Tensor) -> bool:
-        """Whether PyTorch's operation for oneDNN may be called: autograd, autocast and traces do not know it."""
+        """Whether PyTorch's operation for oneDNN is called: in plain inference; autocast and traces do not know it."""
         is_plain = x.dtype == self.weight.dtype == torch.float32 and not torch.is_grad_enabled()
         is_seen = _is_traced() or torch.is_autocast_enabled("cpu")
         return is_plain and not is_seen and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
